@@ -1,0 +1,151 @@
+"""Parts: the outcomes of some specs, as columns, written while a run goes on.
+
+An outcome part has a record for every spec that ended; see `outcomes` for its columns. Frames have parts of their own,
+one folder a frame, with as many records for a spec as its frame had rows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scythe.keys import OUTCOMES, PartKey, RunKeys, current_parts, frame_parts_name
+from scythe.outcomes import Outcomes
+from scythe.stores import Store
+from scythe.tables import ROW, concat, encode_column
+
+OK = "ok"
+SEALED_ROWS = 20_000
+SEALED_BYTES = 16 * 2**20
+
+
+def outcome_table(outcomes: Outcomes) -> pa.Table:
+    """Return the outcome records as columns."""
+    fields = [pa.field(ROW, pa.int64()), pa.field(OK, pa.bool_())]
+    arrays = [pa.array(outcomes.rows, pa.int64()), pa.array(outcomes.ok, pa.bool_())]
+    for name, values in outcomes.columns().items():
+        column, array = encode_column(name, values, nested="native")
+        fields.append(column)
+        arrays.append(array)
+    return pa.table(arrays, schema=pa.schema(fields))
+
+
+def frame_table(frames: Sequence[tuple[int, bytes]]) -> pa.Table:
+    """Return the records of several specs' frames of one name, each with the row of its spec."""
+    tables = []
+    for row, stream in frames:
+        records = pa.ipc.open_stream(stream).read_all()
+        rows = pa.array([row] * records.num_rows, pa.int64())
+        tables.append(records.add_column(0, pa.field(ROW, pa.int64()), rows))
+    return concat(tables)
+
+
+class PartWriter:
+    """Writes outcomes as parts of one run, few and large.
+
+    The part at hand grows: each flush writes it again, under a key with its new counts, and then deletes the key
+    before. Once it is large it is sealed and the next one begun. So every outcome is in the store soon after it is
+    known, and the number of objects follows from the volume of results and not from how long they took.
+
+    Not safe for use by several threads at once.
+    """
+
+    def __init__(self, store: Store, run: RunKeys, *, writer: str) -> None:
+        self._store = store
+        self._run = run
+        self._writer = writer
+        self._waiting: list[Outcomes] = []
+        self._open: dict[str, _OpenPart] = {}
+
+    def add(self, outcomes: Outcomes) -> None:
+        """Take outcomes in; `flush` writes them."""
+        self._waiting.append(outcomes)
+
+    def take(self) -> Callable[[], None]:
+        """Take out what was added, and return what writes it; new outcomes may be added meanwhile.
+
+        Frames are written first, so that an outcome never lacks its frames. What could not be written is put back.
+        """
+        waiting, self._waiting = self._waiting, []
+
+        def write() -> None:
+            try:
+                self._write(waiting)
+            except BaseException:
+                self._waiting = waiting + self._waiting
+                raise
+
+        return write
+
+    def flush(self) -> None:
+        """Write what was added since the last flush."""
+        self.take()()
+
+    def _write(self, waiting: list[Outcomes]) -> None:
+        if not waiting:
+            return
+        for name in sorted({name for outcomes in waiting for name in outcomes.frames}):
+            tables = [frame_table(outcomes.frames[name]) for outcomes in waiting if name in outcomes.frames]
+            self._grow(frame_parts_name(name), tables, done=0, failed=0)
+        self._grow(
+            OUTCOMES,
+            [outcome_table(outcomes) for outcomes in waiting],
+            done=sum(outcomes.done for outcomes in waiting),
+            failed=sum(outcomes.failed for outcomes in waiting),
+        )
+
+    def _grow(self, name: str, tables: list[pa.Table], *, done: int, failed: int) -> None:
+        part = self._open.get(name, _OpenPart())
+        table = concat([*([part.table] if part.table is not None else []), *tables])
+        table = table.take(pa.compute.sort_indices(table, sort_keys=[(ROW, "ascending")]))
+        rows = table.column(ROW)
+        if name != OUTCOMES:  # frames count their records
+            done = table.num_rows - part.done
+        key = PartKey(
+            self._run.parts(name),
+            self._writer,
+            part.index,
+            rows[0].as_py() if table.num_rows else 0,
+            rows[-1].as_py() if table.num_rows else 0,
+            part.done + done,
+            part.failed + failed,
+        )
+        content = render_parquet(table)
+        self._store.put(key.render(), content)
+        if part.key is not None and part.key != key:
+            self._store.delete(part.key.render())
+        if table.num_rows >= SEALED_ROWS or len(content) >= SEALED_BYTES:
+            self._open[name] = _OpenPart(index=part.index + 1)
+        else:
+            self._open[name] = _OpenPart(part.index, table, key, key.done, key.failed)
+
+
+@dataclass(frozen=True)
+class _OpenPart:
+    index: int = 0
+    table: pa.Table | None = None
+    key: PartKey | None = None
+    done: int = 0
+    failed: int = 0
+
+
+def render_parquet(table: pa.Table) -> bytes:
+    """Write a table as the content of a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def find_parts(store: Store, run: RunKeys, name: str = OUTCOMES) -> list[PartKey]:
+    """List the parts of one table of a run, in row order."""
+    return current_parts(entry.key for entry in store.list(run.parts(name)))
+
+
+def open_part(store: Store, part: PartKey) -> pq.ParquetFile:
+    """Open a part for reading."""
+    return pq.ParquetFile(store.open(part.render()))
+
