@@ -43,12 +43,15 @@ CHUNK = 20_000
 
 SHOWN_ROWS = 20
 
+_HELD = 256
+"""Specs held at a time. Few enough that Python's garbage collector need not look at them again and again."""
+
 _MISSING = object()
 _SAMPLE = 8
 _MAX_VALUE_TEXT = 80
 
 Specs: TypeAlias = Any
-"""A spec; or many: a list or iterable of specs or dicts, a DataFrame, an Arrow table, a path of a Parquet or CSV file."""
+"""One spec, or an iterable of specs or dicts, a DataFrame, an Arrow table, or the path of a Parquet or CSV file."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -95,7 +98,9 @@ def _file_rows(path: Path, model: type[ExperimentInputSpec]) -> Iterator[list[di
             case ".csv":
                 yield from _csv_rows(path, model)
             case other:
-                raise SpecError(f"specs={str(path)!r}: a file that ends with {other!r} is not read; use .parquet, .pq or .csv")
+                raise SpecError(
+                    f"specs={str(path)!r}: a file that ends with {other!r} is not read; use .parquet, .pq or .csv"
+                )
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise SpecError(f"specs={str(path)!r} cannot be read: {error}") from error
 
@@ -232,18 +237,26 @@ def validate_specs(specs: Specs, model: type[ExperimentInputSpec], folder: Path)
     schemas: list[pa.Schema] = []
     pieces: list[Path] = []
     for chunk in iterate_rows(specs, model):
-        good = validator.check(chunk)
-        if validator.bad_rows == 0 and good:
-            table = _encode(good, model)
-            if not schemas:
-                _check_round_trip(good[:_SAMPLE], model)
+        columns = _Columns(model)
+        for start in range(0, len(chunk), _HELD):
+            good = validator.check(chunk[start : start + _HELD])
+            if validator.bad_rows == 0:
+                if not schemas and start == 0:
+                    _check_round_trip(good[:_SAMPLE], model)
+                columns.extend(good)
+        if validator.bad_rows == 0:
+            table = columns.to_table()
             schemas.append(table.schema)
             pieces.append(folder / f"validated-{len(pieces)}.arrow")
             with pa.OSFile(str(pieces[-1]), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
     if validator.bad_rows:
         raise InvalidSpecsError(
-            model.__name__, validator.problems, bad_rows=validator.bad_rows, total=validator.total, shown=SHOWN_ROWS
+            model.__name__,
+            validator.problems,
+            bad_rows=validator.bad_rows,
+            total=validator.total,
+            shown=SHOWN_ROWS,
         )
     if validator.total == 0:
         raise SpecError("There are no specs: the batch is empty. Nothing was written or started.")
@@ -287,7 +300,10 @@ class _Validator:
             values = dict(row)
             unknown = [name for name in values if name not in self._names]
             if unknown:
-                self._add(number, [(str(n), values[n], "is no field of the model; rename or drop it") for n in unknown])
+                self._add(
+                    number,
+                    [(str(n), values[n], "is no field of the model; rename or drop it") for n in unknown],
+                )
                 return None
         else:
             raise ExperimentSpecsMismatchError(self._model, type(row), row=number)
@@ -341,26 +357,40 @@ def _shown(value: Any) -> str:
 # specs to columns
 
 
+class _Columns:
+    """Collects specs column by column."""
+
+    def __init__(self, model: type[ExperimentInputSpec]) -> None:
+        self._own = serialized_fields(model)
+        self._fields: dict[str, list[Any]] = {name: [] for name in model.model_fields if name != "storage_settings"}
+        self._extras: dict[str, list[Any]] = {}
+        self._count = 0
+
+    def extend(self, specs: Sequence[ExperimentInputSpec]) -> None:
+        """Add specs."""
+        for name, values in self._fields.items():
+            if name in self._own:
+                values += [spec.model_dump(mode="json", include={name})[name] for spec in specs]
+            else:
+                values += [spec.__dict__[name] for spec in specs]
+        extras = [spec.__pydantic_extra__ or {} for spec in specs]
+        for name in dict.fromkeys(name for extra in extras for name in extra):
+            self._extras.setdefault(name, [_MISSING] * self._count)
+        for name, values in self._extras.items():
+            values += [extra.get(name, _MISSING) for extra in extras]
+        self._count += len(specs)
+
+    def to_table(self) -> pa.Table:
+        """Return the specs as columns."""
+        encoded = [_encode_column(name, values) for name, values in self._fields.items()]
+        encoded += [_encode_extra(name, values) for name, values in self._extras.items()]
+        return pa.table([array for _, array in encoded], schema=pa.schema([column for column, _ in encoded]))
+
+
 def _encode(specs: Sequence[ExperimentInputSpec], model: type[ExperimentInputSpec]) -> pa.Table:
-    own = serialized_fields(model)
-    fields, arrays = [], []
-    for name in model.model_fields:
-        if name == "storage_settings":
-            continue
-        if name in own:
-            values = [spec.model_dump(mode="json", include={name})[name] for spec in specs]
-        else:
-            values = [spec.__dict__[name] for spec in specs]
-        column, array = _encode_column(name, values)
-        fields.append(column)
-        arrays.append(array)
-    extras = dict.fromkeys(name for spec in specs for name in spec.__pydantic_extra__ or ())
-    for name in extras:
-        given = [(spec.__pydantic_extra__ or {}).get(name, _MISSING) for spec in specs]
-        column, array = _encode_extra(name, given)
-        fields.append(column)
-        arrays.append(array)
-    return pa.table(arrays, schema=pa.schema(fields))
+    columns = _Columns(model)
+    columns.extend(specs)
+    return columns.to_table()
 
 
 def _encode_column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
@@ -397,7 +427,9 @@ def _check_round_trip(specs: Sequence[ExperimentInputSpec], model: type[Experime
     for row in _rows(before, model):
         values = {n: v for n, v in row.items() if v is not None or n in model.model_fields}
         try:
-            again.append(model.__pydantic_validator__.validate_python(values, strict=False, by_alias=True, by_name=True))
+            again.append(
+                model.__pydantic_validator__.validate_python(values, strict=False, by_alias=True, by_name=True)
+            )
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise SpecError(
@@ -406,7 +438,10 @@ def _check_round_trip(specs: Sequence[ExperimentInputSpec], model: type[Experime
             ) from error
     after = _encode(again, model)
     for name in before.column_names:
-        a, b = before.column(name).to_pylist(), after.column(name).to_pylist() if name in after.column_names else None
+        a, b = (
+            before.column(name).to_pylist(),
+            after.column(name).to_pylist() if name in after.column_names else None,
+        )
         if repr(a) != repr(b):
             example = next(((x, y) for x, y in zip(a, b or a, strict=True) if repr(x) != repr(y)), (a, b))
             raise SpecError(
@@ -478,4 +513,3 @@ def _in_order(file: pq.ParquetFile, *, sort: bool) -> Iterator[pa.Table]:
     table = file.read().sort_by("sort_index")
     for start in range(0, table.num_rows, CHUNK):
         yield table.slice(start, CHUNK)
-

@@ -27,7 +27,9 @@ class ProgressBar:
     def __enter__(self) -> ProgressBar:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def show(self, name: str, progress: Progress) -> None:
@@ -56,7 +58,7 @@ class ProgressBar:
 def say(text: str) -> None:
     """Write a line for people, to standard error."""
     if progress_style() != "off":
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is where Scythe speaks
+        print(text, file=sys.stderr, flush=True)
 
 
 def _open_bar() -> Any | None:
@@ -65,7 +67,14 @@ def _open_bar() -> Any | None:
     if not (in_notebook or (sys.stderr is not None and sys.stderr.isatty())):
         return None
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"),

@@ -60,7 +60,13 @@ class InvalidSpecsError(SpecError, ValueError):
     """
 
     def __init__(
-        self, model: str, problems: Sequence[tuple[int, str, str, str]], *, bad_rows: int, total: int, shown: int = 20
+        self,
+        model: str,
+        problems: Sequence[tuple[int, str, str, str]],
+        *,
+        bad_rows: int,
+        total: int,
+        shown: int = 20,
     ) -> None:
         self.model = model
         self.problems = list(problems)
@@ -101,7 +107,7 @@ class ExperimentTypeExists(RegistrationError):
         self.function = function
         super().__init__(
             f"Cannot register {function or 'this function'} as {name!r}: {holder or 'another function'} has that name. "
-            "Give one of them a name of its own: @ExperimentRegistry.Register(name=\"…\")."
+            'Give one of them a name of its own: @ExperimentRegistry.Register(name="…").'
         )
 
 

@@ -34,7 +34,7 @@ from scythe.outcomes import (
     TASK_FIELDS,
     TASKS,
 )
-from scythe.parts import OK, find_parts, open_part
+from scythe.parts import OK, find_parts, open_parquet
 from scythe.specs import BASE_FIELDS
 from scythe.stores import Store
 from scythe.tables import (
@@ -56,7 +56,8 @@ class SpecTable:
     """The specs of a run as stored: read by ranges of rows, with the rule for which columns are index levels."""
 
     def __init__(self, store: Store, run: RunKeys) -> None:
-        self._file = pq.ParquetFile(store.open(run.specs))
+        self._source = store.open(run.specs)
+        self._file = pq.ParquetFile(self._source)
         self.schema: pa.Schema = self._file.schema_arrow
         self.total: int = self._file.metadata.num_rows
         metadata = self._file.metadata
@@ -69,7 +70,12 @@ class SpecTable:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
         self._file.close()
+        self._source.close()
 
     @property
     def windows(self) -> list[tuple[int, int]]:
@@ -207,9 +213,7 @@ class Gatherer:
                 window = _SpecWindow(first, end, specs.read(first, end, names).select(names), text)
                 yield window, stream.window(first, end, unique=True)
 
-    def _assemble(
-        self, specs: _SpecWindow, records: pa.Table, own: list[str], columns: Mapping[str, str]
-    ) -> pa.Table:
+    def _assemble(self, specs: _SpecWindow, records: pa.Table, own: list[str], columns: Mapping[str, str]) -> pa.Table:
         levels = specs.levels(records.column(ROW))
         for name in self._features():
             source = records.schema.field(name)
@@ -290,17 +294,17 @@ class _PartStream:
 
 
 def _part_schema(store: Store, part: PartKey) -> pa.Schema:
-    with open_part(store, part) as file:
+    with open_parquet(store, part.render()) as file:
         return file.schema_arrow
 
 
 def _read_part(store: Store, part: PartKey, columns: Sequence[str] | None = None) -> pa.Table:
-    with open_part(store, part) as file:
+    with open_parquet(store, part.render()) as file:
         return file.read(columns=columns if columns is None else [n for n in file.schema_arrow.names if n in columns])
 
 
 def _select(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
-    fields = [schema.field(n) for n in names if n in schema.names]
+    fields = [schema.field(n) for n in dict.fromkeys(names) if n in schema.names]
     if ROW not in schema.names:
         fields = [pa.field(ROW, pa.int64()), pa.field(OK, pa.bool_()), *fields]
     return pa.schema(fields, metadata=schema.metadata)
@@ -308,7 +312,7 @@ def _select(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
 
 def frame_names(store: Store, run: RunKeys) -> list[str]:
     """Return the names of the users' data frames that have parts."""
-    names = store.folders(run.parts())
+    names = store.list_folders(run.parts())
     return sorted(frame for name in names if (frame := parse_frame_parts_name(name)) is not None)
 
 
@@ -365,6 +369,12 @@ def _level_names(schema: pa.Schema) -> list[str]:
     return list(json.loads(schema.metadata[b"pandas"])["index_columns"])
 
 
+def read_parquet(store: Store, key: str) -> pa.Table:
+    """Return a Parquet object as a table."""
+    with open_parquet(store, key) as file:
+        return file.read()
+
+
 def outcome_counts(store: Store, run: RunKeys) -> tuple[int, int]:
     """Return how many specs succeeded and how many failed, from the keys of the parts alone."""
     parts = find_parts(store, run, OUTCOMES)
@@ -380,11 +390,9 @@ def finished_rows(store: Store, run: RunKeys, total: int) -> np.ndarray[Any, np.
         finished = np.zeros(total, bool)
         try:
             for part in find_parts(store, run):
-                with open_part(store, part) as file:
+                with open_parquet(store, part.render()) as file:
                     finished[file.read(columns=[ROW]).column(ROW).to_numpy()] = True
         except ObjectNotFoundError:
             continue
         return finished
     raise ObjectNotFoundError(run.parts(OUTCOMES), store.url)
-
-

@@ -13,7 +13,9 @@ from urllib.parse import quote, unquote
 
 from scythe.errors import InvalidKeyError
 
-_PART = re.compile(r"(?P<writer>[0-9a-f]+)-(?P<index>\d+)\.(?P<first>\d+)-(?P<last>\d+)\.(?P<done>\d+)\+(?P<failed>\d+)\.pq")
+_PART = re.compile(
+    r"(?P<writer>[0-9a-f]+)-(?P<index>\d+)\.(?P<first>\d+)-(?P<last>\d+)\.(?P<done>\d+)\+(?P<failed>\d+)\.pq"
+)
 _SEGMENT_BYTES = 200
 
 OUTCOMES = "outcomes"

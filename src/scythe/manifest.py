@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def render_yaml(data: Any) -> bytes:
     """Write plain data as YAML, in the order it has."""
     import yaml
 
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode()  # type: ignore[no-any-return]
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode()
 
 
 def parse_yaml(content: bytes) -> Any:
@@ -48,13 +48,13 @@ def update_manifest(store: Store, run: RunKeys, **changes: Any) -> None:
     """Change entries of a run's manifest; None takes one out. A run that ends gets the time of that."""
     data = {**read_manifest(store, run), **changes}
     if "state" in changes and changes["state"] not in ("allocated", "running"):
-        data["ended"] = render_time(datetime.now(timezone.utc))
+        data["ended"] = render_time(datetime.now(UTC))
     store.put(run.manifest, render_yaml({name: value for name, value in data.items() if value is not None}))
 
 
 def render_time(time: datetime) -> str:
     """Write a time as ISO 8601 in UTC, to the second."""
-    return time.astimezone(timezone.utc).isoformat(timespec="seconds")
+    return time.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def provenance(source: Path | None) -> dict[str, Any]:

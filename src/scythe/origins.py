@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -127,7 +127,7 @@ def load_origin(origin: Origin) -> Callable[..., Any]:
     if origin.kind == "value":
         import cloudpickle
 
-        return cloudpickle.loads(origin.payload)  # type: ignore[no-any-return, arg-type]
+        return cloudpickle.loads(origin.payload)  # type: ignore[no-any-return]
     module = _load_script(origin) if origin.kind == "script" else _load_module(origin)
     found: Any = module
     for name in origin.qualname.split("."):
@@ -165,11 +165,8 @@ def _load_file(origin: Origin, name: str) -> ModuleType:
         raise ImportError(f"{origin.path} cannot be imported as a Python module")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with _loading_script():
-        try:
-            spec.loader.exec_module(module)
-        except AllocatedWhileLoading:
-            pass
+    with _loading_script(), suppress(AllocatedWhileLoading):
+        spec.loader.exec_module(module)
     return module
 
 

@@ -7,7 +7,8 @@ one folder a frame, with as many records for a spec as its frame had rows.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -142,10 +143,11 @@ def render_parquet(table: pa.Table) -> bytes:
 
 def find_parts(store: Store, run: RunKeys, name: str = OUTCOMES) -> list[PartKey]:
     """List the parts of one table of a run, in row order."""
-    return current_parts(entry.key for entry in store.list(run.parts(name)))
+    return current_parts(entry.key for entry in store.list_objects(run.parts(name)))
 
 
-def open_part(store: Store, part: PartKey) -> pq.ParquetFile:
-    """Open a part for reading."""
-    return pq.ParquetFile(store.open(part.render()))
-
+@contextmanager
+def open_parquet(store: Store, key: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet object for reading."""
+    with store.open(key) as source, pq.ParquetFile(source) as file:
+        yield file

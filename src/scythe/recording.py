@@ -114,9 +114,7 @@ class Recorder:
 
     def progress(self, *, running: int, state: State, error: str | None = None) -> Progress:
         """Say how far the run is."""
-        return Progress(
-            done=self.done, failed=self.failed, running=running, total=self.total, state=state, error=error
-        )
+        return Progress(done=self.done, failed=self.failed, running=running, total=self.total, state=state, error=error)
 
     def close(self, *, interrupted: bool = False, error: str | None = None) -> tuple[State, str | None]:
         """Write the final tables, if every spec has an outcome, and close the run.
@@ -135,7 +133,13 @@ class Recorder:
                     raise
                 state, error = "failed", str(clash)
         update_manifest(
-            self._store, self._run, state=state, done=self.done, failed=self.failed, tables=tables, error=error
+            self._store,
+            self._run,
+            state=state,
+            done=self.done,
+            failed=self.failed,
+            tables=tables,
+            error=error,
         )
         self.tell(state, error=error)
         return state, error

@@ -70,7 +70,9 @@ class Experiment(Generic[In, Out]):
         options: How it wants to be run.
     """
 
-    def __init__(self, function: Callable[..., Out], *, name: str | None = None, options: Options | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Out], *, name: str | None = None, options: Options | None = None
+    ) -> None:
         signature = _check_signature(function)
         self.function = function
         self.name = name or NAME_PREFIX + function.__name__
@@ -284,7 +286,9 @@ def _check_signature(function: Callable[..., Any]) -> _Signature:
     input_type = _check_model(hints.get("input_spec"), ExperimentInputSpec, name, "input_spec", shape)
     output_type = _check_model(hints.get("return"), ExperimentOutputSpec, name, "the return value", shape)
     if "tempdir" in names and hints.get("tempdir", Path) not in (Path, Path | None):
-        raise RegistrationError(f"tempdir of {name} is annotated {hints['tempdir']!r}; it is a Path. Write it as {shape}.")
+        raise RegistrationError(
+            f"tempdir of {name} is annotated {hints['tempdir']!r}; it is a Path. Write it as {shape}."
+        )
     return _Signature(input_type, output_type, "tempdir" in names)
 
 
@@ -299,7 +303,7 @@ def _resolve_hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
             hints[key] = annotation
             continue
         try:
-            hints[key] = eval(annotation, function.__globals__)  # noqa: S307 - what typing.get_type_hints does
+            hints[key] = eval(annotation, function.__globals__)
         except NameError as error:
             if key == "tempdir":
                 hints[key] = Path
@@ -316,7 +320,9 @@ _Base = TypeVar("_Base", ExperimentInputSpec, ExperimentOutputSpec)
 
 def _check_model(annotation: Any, base: type[_Base], name: str, what: str, shape: str) -> type[_Base]:
     if annotation is None:
-        raise RegistrationError(f"{what} of {name} has no annotation; it must be a subclass of {base.__name__}. Write it as {shape}.")
+        raise RegistrationError(
+            f"{what} of {name} has no annotation; it must be a subclass of {base.__name__}. Write it as {shape}."
+        )
     if not (isinstance(annotation, type) and issubclass(annotation, base)):
         shown = getattr(annotation, "__name__", None) or repr(annotation)
         raise RegistrationError(
@@ -324,5 +330,3 @@ def _check_model(annotation: Any, base: type[_Base], name: str, what: str, shape
             f"Write `class {shown.title().replace('.', '')}({base.__name__}): …`, and the function as {shape}."
         )
     return annotation
-
-

@@ -6,18 +6,27 @@ method of a run works from the store alone, in any process on any machine.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import tempfile
 import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from pydantic import AliasChoices, AnyUrl, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AliasChoices,
+    AnyUrl,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 from scythe.display import ProgressBar, say
 from scythe.engines.base import Engine, Job
@@ -193,9 +202,22 @@ class BaseExperiment(BaseModel, Generic[In, Out]):
             originals = [specs] if single else specs if isinstance(specs, list | tuple) else []
             validated = validate_specs(specs, experiment.input_type, Path(folder))
             run, manifest = self._claim(store, version, engine=chosen.name, total=validated.total)
-            options = (overwrite_sort_index, overwrite_experiment_id, experiment.options.inject_workflow_run_id)
+            options = (
+                overwrite_sort_index,
+                overwrite_experiment_id,
+                experiment.options.inject_workflow_run_id,
+            )
             job = _write_run(
-                store, run, manifest, validated, experiment, Path(folder), originals, options, recursion_map, single
+                store,
+                run,
+                manifest,
+                validated,
+                experiment,
+                Path(folder),
+                originals,
+                options,
+                recursion_map,
+                single,
             )
         chosen.start(job)
         ref = RunRef(run, str(manifest["workflow_run_id"]), chosen)
@@ -205,11 +227,15 @@ class BaseExperiment(BaseModel, Generic[In, Out]):
 
     def list_versions(self) -> list[SemVer]:
         """Return the versions that have runs, lowest first."""
-        versions = map(find_version, self.store.folders(self.base_id))
+        versions = map(find_version, self.store.list_folders(self.base_id))
         return sorted(v for v in versions if v is not None)
 
     def latest_version(self, from_cache: bool = False) -> SemVer | None:
-        """Return the highest version, or None if there is none. (`from_cache` is 1.x's; the store is always asked.)"""
+        """Return the highest version, or None if there is none.
+
+        Args:
+            from_cache: Not used; the store is always asked. 1.x had it.
+        """
         del from_cache
         versions = self.list_versions()
         return versions[-1] if versions else None
@@ -237,9 +263,7 @@ class BaseExperiment(BaseModel, Generic[In, Out]):
 
     def _experiment(self) -> Experiment[Any, Any]:
         if isinstance(self.runnable, UnregisteredRunnable):
-            raise ExperimentTypeNotFound(
-                self.runnable.name, known=[e.name for e in ExperimentRegistry.experiments()]
-            )
+            raise ExperimentTypeNotFound(self.runnable.name, known=[e.name for e in ExperimentRegistry.experiments()])
         if not isinstance(self.runnable, Experiment):
             raise RegistrationError(
                 f"{self.runnable.name} is a Hatchet workflow; the embedded engine runs functions registered with "
@@ -278,7 +302,7 @@ class BaseExperiment(BaseModel, Generic[In, Out]):
                 "input_artifacts": None,
                 "version": str(chosen),
                 "timestamp": run.timestamp,
-                "created": render_time(datetime.now(timezone.utc)),
+                "created": render_time(datetime.now(UTC)),
                 "engine": engine,
                 "total": total,
                 "state": "allocating",
@@ -316,14 +340,16 @@ def _write_run(
     root_id = str(manifest["workflow_run_id"])
     write_specs(
         validated, path, experiment_id=run.experiment_id, root_id=root_id, urls=urls,
-        overwrite_sort_index=overwrite_sort_index, overwrite_experiment_id=overwrite_experiment_id, inject_ids=inject_ids,
+        overwrite_sort_index=overwrite_sort_index, overwrite_experiment_id=overwrite_experiment_id,
+        inject_ids=inject_ids,
     )  # fmt: skip
     store.put(keys.specs, path)
     store.put(keys.io_spec, render_yaml(io_schema(experiment.input_type, experiment.output_type)))
     artifacts = uploader.by_field()
     if artifacts:
         described = {
-            name: [{"url": a.url, "size": a.size, "sha256": a.sha256} for a in found] for name, found in artifacts.items()
+            name: [{"url": a.url, "size": a.size, "sha256": a.sha256} for a in found]
+            for name, found in artifacts.items()
         }
         store.put(keys.input_artifacts, render_yaml(described))
         manifest["input_artifacts"] = store.object_url(keys.input_artifacts)
@@ -331,7 +357,10 @@ def _write_run(
         if isinstance(spec, ExperimentInputSpec):
             _update_in_place(spec, row, run.experiment_id, root_id, urls, options)
     if single:
-        store.put(keys.workflow_spec, render_yaml(originals[0].model_dump(mode="json", exclude={"storage_settings"})))
+        store.put(
+            keys.workflow_spec,
+            render_yaml(originals[0].model_dump(mode="json", exclude={"storage_settings"})),
+        )
     source = inspect.getsourcefile(experiment.function)
     extra = validated.extra_columns(experiment.input_type)
     files = file_fields(experiment.output_type)
@@ -344,7 +373,9 @@ def _write_run(
         },
         "files": list(file_fields(experiment.input_type)),
         "extra": sorted(extra),
-        "urls": {name: store.object_url(f"{run.prefix}/{name}") for name in ("specs.pq", "final", "results", "artifacts")},
+        "urls": {
+            name: store.object_url(f"{run.prefix}/{name}") for name in ("specs.pq", "final", "results", "artifacts")
+        },
         "provenance": provenance(Path(source) if source else None),
     }
     store.put(keys.manifest, render_yaml({k: v for k, v in manifest.items() if v is not None}))
@@ -417,10 +448,8 @@ class VersionedExperiment(BaseModel):
 
     def list_runs(self) -> list[ExperimentRun]:
         """Return its runs, oldest first."""
-        names = filter(is_timestamp, self.base_experiment.store.folders(self.prefix))
-        return [
-            ExperimentRun(versioned_experiment=self, timestamp=name) for name in sorted(names, key=parse_timestamp)
-        ]
+        names = filter(is_timestamp, self.base_experiment.store.list_folders(self.prefix))
+        return [ExperimentRun(versioned_experiment=self, timestamp=name) for name in sorted(names, key=parse_timestamp)]
 
     @property
     def latest_run(self) -> ExperimentRun:
@@ -458,7 +487,9 @@ class ExperimentRun(BaseModel):
     def experiment_id(self) -> str:
         """The run's id, which is the prefix of its keys: `<name>/<version>/<timestamp>`."""
         return run_prefix(
-            self.versioned_experiment.base_experiment.base_id, self.versioned_experiment.version, self.timestamp
+            self.versioned_experiment.base_experiment.base_id,
+            self.versioned_experiment.version,
+            self.timestamp,
         )
 
     @property
@@ -608,7 +639,7 @@ class ExperimentRun(BaseModel):
 
     def list_results_files(self) -> list[str]:
         """Return the keys of the final tables."""
-        return [entry.key for entry in self.store.list(self.keys.final)]
+        return [entry.key for entry in self.store.list_objects(self.keys.final)]
 
     def results(self) -> dict[str, str]:
         """Return the URLs of the result tables by name: scalars, files and data frames."""
@@ -648,7 +679,9 @@ class ExperimentRun(BaseModel):
         """
         names = self.frame_names()
         if name not in names or name in RESERVED_TABLES:
-            raise KeyError(f"no spec of {self.experiment_id} gave a data frame {name!r} (there are: {', '.join(names) or 'none'})")
+            raise KeyError(
+                f"no spec of {self.experiment_id} gave a data frame {name!r} (there are: {', '.join(names) or 'none'})"
+            )
         return self._table(name, partial=partial)
 
     def frames(self, partial: bool = False) -> dict[str, pd.DataFrame]:
@@ -663,25 +696,20 @@ class ExperimentRun(BaseModel):
 
     def specs(self) -> pd.DataFrame:
         """Return the specs: a plain index, and a column for every field."""
-        import pyarrow.parquet as pq
-
+        from scythe.gathering import read_parquet
         from scythe.tables import specs_frame
 
         self.manifest()
-        return specs_frame(pq.read_table(self.store.open(self.keys.specs)))
+        frame: pd.DataFrame = specs_frame(read_parquet(self.store, self.keys.specs))
+        return frame
 
     def _table(self, name: str, *, partial: bool) -> pd.DataFrame:
-        import pyarrow.parquet as pq
-
-        from scythe.gathering import Gatherer
+        from scythe.gathering import Gatherer, read_parquet
 
         store, manifest = self.store, self.manifest()
-        finished = manifest["state"] == "finished"
-        if finished:
-            try:
-                return pq.read_table(store.open(self.keys.table(name))).to_pandas()  # type: ignore[no-any-return]
-            except ObjectNotFoundError:
-                pass  # an empty table is not written
+        if manifest["state"] == "finished":
+            with suppress(ObjectNotFoundError):  # an empty table is not written
+                return _to_frame(read_parquet(store, self.keys.table(name)))
         elif not partial:
             if manifest["state"] == "failed":
                 raise RunFailedError(self.experiment_id, manifest.get("error", "unknown"))
@@ -690,11 +718,14 @@ class ExperimentRun(BaseModel):
                 self.experiment_id, done=progress.done, failed=progress.failed, total=progress.total
             )
         for _ in range(20):
-            try:
-                return Gatherer(store, self.keys, output_fields=manifest["outputs"]).read(name).to_pandas()  # type: ignore[no-any-return]
-            except ObjectNotFoundError:
-                continue  # a part that grows was written anew while we read
+            with suppress(ObjectNotFoundError):  # a part that grows was written anew while we read
+                return _to_frame(Gatherer(store, self.keys, output_fields=manifest["outputs"]).read(name))
         raise RunFailedError(self.experiment_id, "its parts change faster than they can be read", remedy="Try again.")
+
+
+def _to_frame(table: Any) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
 
 
 class ScatterGatherResult(BaseModel):
@@ -740,6 +771,8 @@ class RunRef:
 
     async def aio_result(self) -> ScatterGatherResult:
         """Do as `result` does, without blocking the event loop."""
+        import asyncio
+
         return await asyncio.to_thread(self.result)
 
     def _tell_of_failures(self, progress: Progress) -> None:
@@ -748,7 +781,8 @@ class RunRef:
         if progress.done == 0:
             raise AllSpecsFailedError(self.run.experiment_id, total=progress.total, example=example)
         warnings.warn(
-            f"{progress.failed:,} of {progress.total:,} specs of {self.run.experiment_id} failed; the first: {example}. "
+            f"{progress.failed:,} of {progress.total:,} specs of {self.run.experiment_id} failed; the first: "
+            f"{example}. "
             "run.errors() has them all.",
             SpecsFailedWarning,
             stacklevel=3,
@@ -866,7 +900,7 @@ def _experiment_names(settings: ScytheStorageSettings) -> Iterator[str]:
     store = open_store(settings.store_url())
 
     def walk(prefix: str) -> Iterator[str]:
-        folders = store.folders(prefix)
+        folders = store.list_folders(prefix)
         if any(find_version(folder) is not None for folder in folders):
             yield prefix
         for folder in folders:
@@ -874,4 +908,3 @@ def _experiment_names(settings: ScytheStorageSettings) -> Iterator[str]:
                 yield from walk(join(prefix, folder))
 
     return walk("")
-

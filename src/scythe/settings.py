@@ -82,7 +82,7 @@ class TimeoutSettings(BaseModel):
     SCATTER_GATHER_SCHEDULE: timedelta = Field(default_factory=lambda: _timeout("SCATTER_GATHER_SCHEDULE", "10h"))
     SCATTER_GATHER_EXECUTION: timedelta = Field(default_factory=lambda: _timeout("SCATTER_GATHER_EXECUTION", "10h"))
     EXPERIMENT_SCHEDULE: timedelta = Field(default_factory=lambda: _timeout("EXPERIMENT_SCHEDULE", "10h"))
-    EXPERIMENT_EXECUTION: timedelta = Field(default_factory=lambda: _timeout("EXPERIMENT_EXECUTION", "1h"))
+    EXPERIMENT_EXECUTION: timedelta = Field(default_factory=lambda: _timeout("EXPERIMENT_EXECUTION", "10h"))
 
 
 def _timeout(name: str, default: str) -> timedelta:
@@ -100,7 +100,13 @@ def slots(environment: Mapping[str, str] | None = None, *, cpus: int | None = No
         if not text.isdigit() or int(text) < 1:
             raise SettingsError("SCYTHE_WORKER_SLOTS", text, "use a whole number from 1 on, or leave it unset")
         return int(text)
-    count = cpus if cpus is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    count = (
+        cpus
+        if cpus is not None
+        else len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else (os.cpu_count() or 1)
+    )
     return count if count < 8 else count - 1
 
 

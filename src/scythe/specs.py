@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import datetime as dt
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from decimal import Decimal
 from enum import Enum, StrEnum
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NewType,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 from uuid import UUID
 
 from pydantic import AnyUrl, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, WithJsonSchema
@@ -47,7 +58,9 @@ Shape = Literal["scalar", "nested", "open"]
 class BaseSpec(BaseModel):
     """A typed description of what goes into a simulation or comes out of it."""
 
-    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True, validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(
+        extra="allow", arbitrary_types_allowed=True, validate_by_name=True, validate_by_alias=True
+    )
 
 
 class ExperimentInputSpec(BaseSpec):
@@ -88,7 +101,7 @@ class ExperimentInputSpec(BaseSpec):
 
     def log(self, msg: str) -> None:
         """Write a line to the output of the simulation; the last lines are kept with a spec that fails."""
-        print(msg, flush=True)  # noqa: T201 - the captured output of a worker process is the log
+        print(msg, flush=True)
 
     def make_multiindex(
         self,
@@ -155,7 +168,9 @@ if TYPE_CHECKING:
     DataFrameField: TypeAlias = pd.DataFrame
 else:
     DataFrameField = Annotated[
-        SkipValidation[Any], BeforeValidator(_check_frame), WithJsonSchema({"type": "object", "title": "DataFrame"})
+        SkipValidation[Any],
+        BeforeValidator(_check_frame),
+        WithJsonSchema({"type": "object", "title": "DataFrame"}),
     ]
 
 
@@ -169,6 +184,14 @@ class ExperimentOutputSpec(BaseSpec):
     """
 
     dataframes: dict[str, DataFrameField] = Field(default_factory=dict, repr=False)
+
+
+_R = TypeVar("_R")
+
+
+def _cached(function: Callable[[type[BaseModel]], _R]) -> Callable[[type[BaseModel]], _R]:
+    """Remember what a function said of each model."""
+    return lru_cache(maxsize=1024)(function)
 
 
 _SCALARS = (
@@ -213,7 +236,7 @@ def _leaf_shape(leaf: Any) -> Shape:
     return "open"
 
 
-@lru_cache(maxsize=1024)
+@_cached
 def field_shapes(model: type[BaseModel]) -> Mapping[str, Shape]:
     """Return the shape of every field of a model."""
     return {name: annotation_shape(info.annotation) for name, info in model.model_fields.items()}
@@ -224,7 +247,7 @@ def field_shape(model: type[BaseModel], name: str) -> Shape:
     return field_shapes(model).get(name, "open")
 
 
-@lru_cache(maxsize=1024)
+@_cached
 def file_fields(model: type[BaseModel]) -> tuple[str, ...]:
     """Return the fields of a model that hold a file reference, optional ones included."""
     return tuple(
@@ -242,7 +265,7 @@ def _is_file_annotation(annotation: Any) -> bool:
     return False
 
 
-@lru_cache(maxsize=1024)
+@_cached
 def text_fields(model: type[BaseModel]) -> frozenset[str]:
     """Return the fields whose annotation mixes text or times with numbers; a table keeps them as text."""
     return frozenset(
@@ -283,7 +306,7 @@ def _has_none(annotation: Any) -> bool:
     return origin is Literal and None in get_args(annotation)
 
 
-@lru_cache(maxsize=1024)
+@_cached
 def serialized_fields(model: type[BaseModel]) -> frozenset[str]:
     """Return the fields for which the model brings a serializer of its own."""
     names = {
@@ -340,4 +363,3 @@ def spec_id(root_id: str, row: int) -> str:
     '0b8e7f7c-7c0e-4d0a-9f5c-0000000000ff'
     """
     return f"{root_id[:24]}{row:012x}"
-

@@ -196,7 +196,9 @@ def _unify_types(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         value = _unify_types(a.value_type, b.value_type)
         return None if value is None else pa.dictionary(pa.int32(), value, ordered=a.ordered and b.ordered)
     if types.is_dictionary(a) or types.is_dictionary(b):
-        return _unify_types(a.value_type if types.is_dictionary(a) else a, b.value_type if types.is_dictionary(b) else b)
+        return _unify_types(
+            a.value_type if types.is_dictionary(a) else a, b.value_type if types.is_dictionary(b) else b
+        )
     if types.is_integer(a) and types.is_integer(b):
         signed = types.is_signed_integer(a) and types.is_signed_integer(b)
         unsigned = types.is_unsigned_integer(a) and types.is_unsigned_integer(b)
@@ -224,11 +226,11 @@ def _finer(a: str, b: str) -> str:
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    return pa.types.is_string(type_) or pa.types.is_large_string(type_)
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
 def _is_list(type_: pa.DataType) -> bool:
-    return pa.types.is_list(type_) or pa.types.is_large_list(type_)
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_))
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -333,7 +335,8 @@ def _pandas_entry(field: pa.Field) -> dict[str, Any]:
 
 
 _PLAIN_COLUMN_INDEX = {
-    "name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object", "metadata": {"encoding": "UTF-8"},
+    "name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object",
+    "metadata": {"encoding": "UTF-8"},
 }  # fmt: skip
 
 

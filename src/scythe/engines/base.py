@@ -48,9 +48,9 @@ class Job:
 class Engine(ABC):
     """Runs jobs.
 
-    An engine runs the specs of a job that have no outcome in the store yet, writes parts as it goes, merges them into the
-    final tables when every spec has an outcome, and closes the run (`gathering.close_run`). Starting a job again is
-    therefore how a run goes on. Whatever a spec does, it ends as one outcome, and its neighbours are spared.
+    An engine runs the specs of a job that have no outcome in the store yet and writes parts as it goes. When every spec
+    has an outcome, it merges the parts into the final tables and closes the run (see `recording.Recorder`). Starting a
+    job again is therefore how a run goes on. Whatever a spec does, it ends as one outcome; its neighbours are spared.
 
     Attributes:
         name: What chooses it (`SCYTHE_ENGINE`, or an argument).

@@ -36,7 +36,12 @@ class InlineEngine(Engine):
     def start(self, job: Job) -> None:
         store, keys = open_store(job.store_url), RunKeys(job.prefix)
         recorder = Recorder(
-            store, keys, total=job.total, engine=self.name, writer=uuid.uuid4().hex[:8], output_fields=job.output_fields
+            store,
+            keys,
+            total=job.total,
+            engine=self.name,
+            writer=uuid.uuid4().hex[:8],
+            output_fields=job.output_fields,
         )
         experiment = ExperimentRegistry.get_runnable(job.experiment)
         fetched = job.file_columns if job.options.auto_fetch_files else ()

@@ -18,9 +18,9 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,7 +32,7 @@ from scythe.errors import EngineError, ScytheError
 from scythe.execution import slot as slot_process
 from scythe.execution.batches import BatchReader, output_ids
 from scythe.execution.messages import Batch, End, Launch, Park, Reply, Work
-from scythe.execution.process import LoadError, SlotDied, SlotProcess, Tick
+from scythe.execution.process import LoadError, SlotDiedError, SlotProcess, Tick
 from scythe.gathering import finished_rows
 from scythe.keys import RunKeys
 from scythe.outcomes import Outcomes, failure, task
@@ -129,7 +129,7 @@ class LocalRun:
         fetched = job.file_columns if job.options.auto_fetch_files else ()
         self.reader = BatchReader(store, self.keys, work=key, file_columns=fetched, extra_columns=job.extra_columns)
         whole = [(0, job.total)] if self.recorder.done + self.recorder.failed == 0 else None
-        finished = [] if whole else finished_rows(store, self.keys, job.total)
+        finished: Iterable[bool] = [] if whole else finished_rows(store, self.keys, job.total)
         self.pending = deque(whole or missing_ranges(finished))
         self.n_pending = sum(end - first for first, end in self.pending)
         self.in_flight = 0
@@ -327,11 +327,12 @@ class Pool:
                 return
             interrupted = run.stopping and not run.complete
             run.state, run.error = run.recorder.close(interrupted=interrupted, error=run.error)
-        except (ScytheError, OSError) as error:
+        except Exception as error:  # whoever waits for the run must hear of it, whatever it is
+            reason = f"its results cannot be written: {type(error).__name__}: {error}"
             if not over:
-                self.fail(run, f"results cannot be written: {error}")
+                self.fail(run, reason)
                 return
-            run.state, run.error = "failed", f"results cannot be written: {error}"
+            run.state, run.error = "failed", reason
         run.reader.close()
         shutil.rmtree(run.folder, ignore_errors=True)
         with self.changed:
@@ -382,7 +383,7 @@ class SlotThread(threading.Thread):
         except LoadError as error:
             self._pool.fail(run, f"a worker process cannot load the experiment:\n{error}")
             self._end_process()
-        except SlotDied as death:
+        except SlotDiedError as death:
             self._process = None
             self._bury(run, death, progress)
         finally:
@@ -442,15 +443,22 @@ class SlotThread(threading.Thread):
         output = self._process.output()
         self._end_process()
         message = f"stopped after {tick.seconds:.1f} s; execution_timeout is {limit:g} s"
-        self._fail_spec(run, progress, tick.position, failure("timed_out", "TimeoutError", message, output=output), tick.seconds)
+        self._fail_spec(
+            run,
+            progress,
+            tick.position,
+            failure("timed_out", "TimeoutError", message, output=output),
+            tick.seconds,
+        )
 
-    def _bury(self, run: LocalRun, death: SlotDied, progress: _RangeProgress) -> None:
+    def _bury(self, run: LocalRun, death: SlotDiedError, progress: _RangeProgress) -> None:
         """Find out what killed the process: a spec, or getting ready for one."""
         if run.stopping:
             return
         if progress.loading:
             self._pool.fail(
-                run, f"a worker process died ({death.cause}) while it loaded the experiment. Its last output:\n{death.output}"
+                run,
+                f"a worker process died ({death.cause}) as it loaded the experiment. Its last output:\n{death.output}",
             )
             return
         position, seconds = death.position, death.seconds
@@ -462,9 +470,11 @@ class SlotThread(threading.Thread):
         message = f"the worker process died: {death.cause}"
         self._fail_spec(run, progress, position, failure("crashed", death.cause, message, output=death.output), seconds)
 
-    def _fail_spec(self, run: LocalRun, progress: _RangeProgress, position: int, why: dict[str, object], seconds: float) -> None:
+    def _fail_spec(
+        self, run: LocalRun, progress: _RangeProgress, position: int, why: dict[str, object], seconds: float
+    ) -> None:
         """Record a spec that took its process along; those before it that were not reported are run again."""
-        started = datetime.fromtimestamp(time.time() - seconds, timezone.utc)
+        started = datetime.fromtimestamp(time.time() - seconds, UTC)
         how = task(attempts=1, worker=self._worker, host=self._host, started=started, seconds=seconds, peak_memory=0)
         outcomes = Outcomes()
         outcomes.add(progress.first + position, {**why, **how}, ok=False)
@@ -514,4 +524,3 @@ class _RangeProgress:
             else:
                 self._run.give_back(self.first + start, self.first + self.kept)
             self._pool.changed.notify_all()
-

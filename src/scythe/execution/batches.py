@@ -28,7 +28,13 @@ class BatchReader:
     """
 
     def __init__(
-        self, store: Store, run: RunKeys, *, work: str, file_columns: tuple[str, ...], extra_columns: frozenset[str]
+        self,
+        store: Store,
+        run: RunKeys,
+        *,
+        work: str,
+        file_columns: tuple[str, ...],
+        extra_columns: frozenset[str],
     ) -> None:
         self._specs = SpecTable(store, run)
         self._work = work
@@ -65,7 +71,7 @@ class BatchReader:
     def close(self) -> None:
         """Let go of the specs."""
         with self._lock:
-            self._specs.__exit__()
+            self._specs.close()
 
 
 def output_ids(batch: Batch) -> dict[int, tuple[str, str]]:

@@ -124,32 +124,37 @@ class Park:
 class Gauge:
     """A few numbers in memory that parent and slot share: where the slot is in its batch.
 
-    The slot writes `position` and then reads `limit`; the parent writes `limit` and then reads `position`. So a position
-    from the limit on is either not begun by the slot, or seen by the parent as begun.
+    The slot writes its position and then reads the limit; the parent writes the limit and then reads the position. So a
+    position from the limit on is either not begun by the slot, or seen by the parent as begun.
     """
 
-    SIZE = 24
-    _NOW = struct.Struct("<qd")
+    SIZE = 32
+    _NOW = struct.Struct("<qdq")
     _LIMIT = struct.Struct("<q")
 
     def __init__(self, buffer: Any) -> None:
         self._buffer = buffer
 
-    def begin(self, position: int, now: float) -> None:
-        """Say that the slot begins a position at a time of the monotonic clock."""
-        self._NOW.pack_into(self._buffer, 0, position, now)
+    def begin(self, position: int, now: float, log: int = 0) -> None:
+        """Say that the slot begins a position at a time of the monotonic clock, and where its log stands."""
+        self._NOW.pack_into(self._buffer, 0, position, now, log)
 
     @property
     def current(self) -> tuple[int, float]:
         """The position at hand (-1 between batches) and when it began."""
-        position, since = self._NOW.unpack_from(self._buffer, 0)
+        position, since, _ = self._NOW.unpack_from(self._buffer, 0)
         return position, since
+
+    @property
+    def log(self) -> int:
+        """Where the log stood when the position at hand began."""
+        return int(self._NOW.unpack_from(self._buffer, 0)[2])
 
     @property
     def limit(self) -> int:
         """The first position that the slot must not begin."""
-        return int(self._LIMIT.unpack_from(self._buffer, 16)[0])
+        return int(self._LIMIT.unpack_from(self._buffer, 24)[0])
 
     @limit.setter
     def limit(self, position: int) -> None:
-        self._LIMIT.pack_into(self._buffer, 16, position)
+        self._LIMIT.pack_into(self._buffer, 24, position)

@@ -17,7 +17,20 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from scythe.execution.messages import Batch, Broken, End, Gauge, Launch, Load, Park, Ready, Reply, Report, Run, Work
+from scythe.execution.messages import (
+    Batch,
+    Broken,
+    End,
+    Gauge,
+    Launch,
+    Load,
+    Park,
+    Ready,
+    Reply,
+    Report,
+    Run,
+    Work,
+)
 from scythe.outcomes import Outcomes
 
 TICK_SECONDS = 0.1
@@ -31,7 +44,7 @@ main(int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:7])
 """
 
 
-class SlotDied(Exception):
+class SlotDiedError(Exception):
     """The process ended in the middle of something.
 
     Attributes:
@@ -80,7 +93,14 @@ class SlotProcess:
             self._buffer = mmap.mmap(file.fileno(), Gauge.SIZE)
         self.gauge = Gauge(self._buffer)
         self._connection, theirs = Pipe()
-        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), str(gauge_path), str(self._log), worker]
+        arguments = [
+            json.dumps(sys.path),
+            str(theirs.fileno()),
+            str(os.getpid()),
+            str(gauge_path),
+            str(self._log),
+            worker,
+        ]
         self._process = subprocess.Popen(
             [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _BOOTSTRAP, *arguments],  # type: ignore[attr-defined]
             pass_fds=[theirs.fileno()],
@@ -100,7 +120,7 @@ class SlotProcess:
 
         Raises:
             LoadError: It cannot.
-            SlotDied: It died of it.
+            SlotDiedError: It died of it.
         """
         if work.key in self._loaded:
             return
@@ -117,8 +137,9 @@ class SlotProcess:
         """Run a batch: yield outcomes as they come, a tick when nothing does, and at last its end.
 
         Raises:
-            SlotDied: The process died; `gauge.current` tells at which position.
+            SlotDiedError: The process died; `gauge.current` tells at which position.
         """
+        self.gauge.begin(-1, time.monotonic())
         self.gauge.limit = len(batch.rows)
         self._send(Run(batch))
         while True:
@@ -152,21 +173,21 @@ class SlotProcess:
             raise self._death()
         return None
 
-    def _death(self) -> SlotDied:
+    def _death(self) -> SlotDiedError:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         self.kill()
         position, since = self.gauge.current
-        return SlotDied(
+        return SlotDiedError(
             self._process.returncode, self.output(), position=position, seconds=time.monotonic() - since
         )
 
     def output(self, limit: int = 4096) -> str:
-        """Return the last lines the process wrote."""
+        """Return the last lines that the position at hand wrote."""
         try:
             with self._log.open("rb") as file:
                 end = file.seek(0, os.SEEK_END)
-                file.seek(max(0, end - limit))
+                file.seek(max(self.gauge.log, end - limit))
                 return file.read().decode(errors="replace")
         except FileNotFoundError:
             return ""

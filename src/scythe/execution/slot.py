@@ -52,7 +52,13 @@ from scythe.keys import check_key
 from scythe.origins import load_origin
 from scythe.outcomes import FEATURE, FILE, RESERVED_TABLES, SCALAR, Outcomes, failure, task
 from scythe.registry import Experiment
-from scythe.specs import BASE_FIELDS, ExperimentInputSpec, ExperimentOutputSpec, file_fields, text_fields, to_plain
+from scythe.specs import (
+    ExperimentInputSpec,
+    ExperimentOutputSpec,
+    file_fields,
+    text_fields,
+    to_plain,
+)
 
 REPORT_SECONDS = 0.25
 """Outcomes are reported at least this often; a slot that dies loses no older ones."""
@@ -80,6 +86,7 @@ class Slot:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._send_lock = threading.Lock()
         self._loaded: dict[str, SpecRunner] = {}
+        self._log = OutputFile()
         threading.Thread(target=self._read, name="scythe-slot-reader", daemon=True).start()
 
     def _read(self) -> None:
@@ -112,7 +119,7 @@ class Slot:
             text = _bounded("".join(traceback.format_exception(error)), _MAX_TRACEBACK)
             self._send(Broken(text))
             return
-        self._loaded[work.key] = SpecRunner(experiment, work, worker=self._worker, log=OutputFile())
+        self._loaded[work.key] = SpecRunner(experiment, work, worker=self._worker, log=self._log)
         gc.collect()
         gc.freeze()  # what is loaded stays; collecting garbage need not look at it again
         self._send(Ready())
@@ -123,7 +130,7 @@ class Slot:
         position = 0
         for values in specs:
             now = time.monotonic()
-            self._gauge.begin(position, now)
+            self._gauge.begin(position, now, self._log.position())
             if position >= self._gauge.limit:
                 break
             if now - reported > REPORT_SECONDS and outcomes.rows:
@@ -179,7 +186,9 @@ class SpecRunner:
         self._worker = worker
         self._host = socket.gethostname()
         self._log = log
-        self._validate: Callable[..., ExperimentInputSpec] = experiment.input_type.__pydantic_validator__.validate_python
+        self._validate: Callable[..., ExperimentInputSpec] = (
+            experiment.input_type.__pydantic_validator__.validate_python
+        )
         self._has_features = experiment.input_type.computed_features is not ExperimentInputSpec.computed_features
         self._input_files = file_fields(experiment.input_type) if work.options.auto_fetch_files else ()
         copies = bool(self._input_files) and work.options.local_file_location == "copied-to-tempdir"
@@ -193,7 +202,7 @@ class SpecRunner:
         attempts = 0
         while True:
             attempts += 1
-            started, clock = dt.datetime.now(dt.timezone.utc), time.perf_counter()
+            started, clock = dt.datetime.now(dt.UTC), time.perf_counter()
             features: dict[str, Any] = {}
             folder = tempfile.mkdtemp(prefix="spec-", dir=self._work.folder) if self._needs_folder else None
             try:
@@ -269,7 +278,9 @@ class SpecRunner:
                 continue
             path = Path(reference)
             if not path.is_absolute() and not path.exists() and self._experiment.wants_tempdir:
-                raise OutputError(f"{name} = {path}: a relative path is taken from {Path.cwd()}; use tempdir / {path.name!r}")
+                raise OutputError(
+                    f"{name} = {path}: a relative path is taken from {Path.cwd()}; use tempdir / {path.name!r}"
+                )
             if not path.is_file():
                 what = "is a folder" if path.is_dir() else "was not written"
                 raise OutputError(f"{name} = {path}: the output file {what}")
@@ -472,6 +483,8 @@ def main(descriptor: int, parent: int, gauge_path: str, log_path: str, worker: s
     os.dup2(nothing, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a crash cuts off is in the log
     faulthandler.enable(file=2)
     with open(gauge_path, "r+b") as file:
         gauge = Gauge(mmap.mmap(file.fileno(), Gauge.SIZE))

@@ -50,11 +50,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list_objects(self, prefix: str = "") -> Iterator[StoredObject]:
         """List all objects whose key starts with `prefix/` (all there are for ""), sorted by key."""
 
     @abstractmethod
-    def folders(self, prefix: str = "") -> list[str]:
+    def list_folders(self, prefix: str = "") -> list[str]:
         """List the next key segment of all objects that lie deeper under `prefix/`, sorted, each once."""
 
     @abstractmethod

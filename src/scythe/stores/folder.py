@@ -56,7 +56,7 @@ class FolderStore(Store):
             return path.open("rb")
 
     @override
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list_objects(self, prefix: str = "") -> Iterator[StoredObject]:
         top = self.path(prefix) if prefix else self.folder
         found = []
         for folder, folders, names in os.walk(top):
@@ -69,7 +69,7 @@ class FolderStore(Store):
         return iter(sorted(found))
 
     @override
-    def folders(self, prefix: str = "") -> list[str]:  # type: ignore[valid-type]  # `list` is the method above
+    def list_folders(self, prefix: str = "") -> list[str]:
         top = self.path(prefix) if prefix else self.folder
         try:
             return sorted(entry.name for entry in os.scandir(top) if entry.is_dir() and entry.name != _STAGING)

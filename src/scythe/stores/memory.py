@@ -48,16 +48,16 @@ class MemoryStore(Store):
             raise ObjectNotFoundError(key, self.url) from error
 
     @override
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list_objects(self, prefix: str = "") -> Iterator[StoredObject]:
         start = f"{check_key(prefix)}/" if prefix else ""
         with self._lock:
             found = [StoredObject(key, len(data)) for key, data in self._objects.items() if key.startswith(start)]
         return iter(sorted(found))
 
     @override
-    def folders(self, prefix: str = "") -> list[str]:  # type: ignore[valid-type]  # `list` is the method above
+    def list_folders(self, prefix: str = "") -> list[str]:
         start = f"{prefix}/" if prefix else ""
-        deeper = (entry.key[len(start) :] for entry in self.list(prefix))
+        deeper = (entry.key[len(start) :] for entry in self.list_objects(prefix))
         return sorted({rest.partition("/")[0] for rest in deeper if "/" in rest})
 
     @override
