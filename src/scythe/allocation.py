@@ -424,8 +424,8 @@ def _check_round_trip(specs: Sequence[ExperimentInputSpec], model: type[Experime
     """
     before = _encode(specs, model)
     again = []
-    for row in _rows(before, model):
-        values = {n: v for n, v in row.items() if v is not None or n in model.model_fields}
+    for number, row in enumerate(_rows(before, model)):
+        values = {n: v for n, v in row.items() if n in model.model_fields or before[n][number].is_valid}
         try:
             again.append(
                 model.__pydantic_validator__.validate_python(values, strict=False, by_alias=True, by_name=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic
 
 from pydantic import (
     AliasChoices,
@@ -27,6 +27,7 @@ from pydantic import (
     PlainSerializer,
     WithJsonSchema,
 )
+from typing_extensions import TypeVar
 
 from scythe.display import ProgressBar, say
 from scythe.engines.base import Engine, Job
@@ -68,8 +69,8 @@ if TYPE_CHECKING:
     from scythe.allocation import Specs, ValidatedSpecs
     from scythe.stores import Store
 
-In = TypeVar("In", bound=ExperimentInputSpec)
-Out = TypeVar("Out", bound=ExperimentOutputSpec)
+In = TypeVar("In", bound=ExperimentInputSpec, default=ExperimentInputSpec)
+Out = TypeVar("Out", bound=ExperimentOutputSpec, default=ExperimentOutputSpec)
 
 _POLL_SECONDS = (0.02, 1.0)
 _told_of_default_folder = False
