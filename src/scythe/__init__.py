@@ -6,6 +6,7 @@ Write typed input and output models, register the simulation, allocate a batch, 
 from scythe import errors
 from scythe.errors import ScytheError
 from scythe.files import FileReference, OptionalFileReference, S3Url
+from scythe.finding import find_runs, open_run
 from scythe.registry import ExperimentRegistry
 from scythe.runs import (
     BaseExperiment,
@@ -13,8 +14,6 @@ from scythe.runs import (
     RunRef,
     ScatterGatherResult,
     SpecsFailedWarning,
-    find_runs,
-    open_run,
 )
 from scythe.specs import BaseSpec, ExperimentInputSpec, ExperimentOutputSpec
 from scythe.tree import RecursionMap

@@ -6,14 +6,10 @@ method of a run works from the store alone, in any process on any machine.
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 import time
-import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic
 
@@ -30,7 +26,7 @@ from pydantic import (
 from typing_extensions import TypeVar
 
 from scythe.display import ProgressBar, say
-from scythe.engines.base import Engine, Job
+from scythe.engines.base import Engine
 from scythe.errors import (
     AllSpecsFailedError,
     ExperimentNotFoundError,
@@ -43,15 +39,14 @@ from scythe.errors import (
     RunIncompleteError,
     SpecError,
 )
-from scythe.files import S3Url, is_url
+from scythe.files import S3Url
 from scythe.keys import RunKeys, check_key, join, run_prefix
 from scythe.origins import stop_if_loading
 from scythe.outcomes import ERRORS, FILES, RESERVED_TABLES, SCALARS, TASKS
 from scythe.progress import Progress
-from scythe.registry import NAME_PREFIX, Experiment, ExperimentRegistry
-from scythe.schemas import io_schema
+from scythe.registry import Experiment, ExperimentRegistry
 from scythe.settings import ScytheStorageSettings
-from scythe.specs import ExperimentInputSpec, ExperimentOutputSpec, file_fields
+from scythe.specs import ExperimentInputSpec, ExperimentOutputSpec
 from scythe.tree import RecursionMap
 from scythe.versions import (
     SemVer,
@@ -60,13 +55,12 @@ from scythe.versions import (
     is_timestamp,
     next_version,
     parse_timestamp,
-    render_timestamp,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scythe.allocation import Specs, ValidatedSpecs
+    from scythe.allocation import Specs
     from scythe.stores import Store
 
 In = TypeVar("In", bound=ExperimentInputSpec, default=ExperimentInputSpec)
@@ -91,7 +85,8 @@ class UnregisteredRunnable:
         self.name = name
 
 
-def _find_runnable(value: Any) -> Any:
+def find_runnable(value: Any) -> Any:
+    """Return what is registered under a name, or something that stands for it; a registered object stays itself."""
     if not isinstance(value, str):
         if not isinstance(getattr(value, "name", None), str):
             raise ValueError(
@@ -107,7 +102,7 @@ def _find_runnable(value: Any) -> Any:
 
 Runnable = Annotated[
     Any,
-    BeforeValidator(_find_runnable),
+    BeforeValidator(find_runnable),
     PlainSerializer(lambda runnable: runnable.name, return_type=str),
     WithJsonSchema({"type": "string"}),
 ]
@@ -191,6 +186,7 @@ class BaseExperiment(BaseModel, Generic[In, Out]):
         del s3_client
         from scythe.allocation import validate_specs
         from scythe.engines import open_engine
+        from scythe.launching import Numbering, build_job, claim_run, write_run
 
         experiment = self._experiment()
         chosen = open_engine(engine)
@@ -198,28 +194,33 @@ class BaseExperiment(BaseModel, Generic[In, Out]):
         next_version(SemVer(1), version)  # refuses an unknown strategy
         store = self.store
         self._say_where()
+        single = isinstance(specs, BaseModel)
         with tempfile.TemporaryDirectory(prefix="scythe-allocate-") as folder:
-            single = isinstance(specs, BaseModel)
-            originals = [specs] if single else specs if isinstance(specs, list | tuple) else []
             validated = validate_specs(specs, experiment.input_type, Path(folder))
-            run, manifest = self._claim(store, version, engine=chosen.name, total=validated.total)
-            options = (
-                overwrite_sort_index,
-                overwrite_experiment_id,
-                experiment.options.inject_workflow_run_id,
+            number = next_version(self.latest_version(), version)
+            claim = claim_run(
+                store, self.base_id, number, experiment=experiment, engine=chosen.name, total=validated.total
             )
-            job = _write_run(
+            manifest = write_run(
                 store,
-                run,
-                manifest,
+                claim,
                 validated,
                 experiment,
-                Path(folder),
-                originals,
-                options,
-                recursion_map,
-                single,
+                folder=Path(folder),
+                originals=[specs] if single else specs if isinstance(specs, list | tuple) else [],
+                single=single,
+                numbering=Numbering(
+                    sort_index=overwrite_sort_index,
+                    experiment_id=overwrite_experiment_id,
+                    spec_ids=experiment.options.inject_workflow_run_id,
+                ),
+                recursion_map=recursion_map,
             )
+        settled = self.model_copy(update={"storage_settings": ScytheStorageSettings(URL=store.url, BUCKET=None)})
+        run = ExperimentRun(
+            versioned_experiment=VersionedExperiment(base_experiment=settled, version=number), timestamp=claim.timestamp
+        )
+        job = build_job(store, claim.prefix, manifest, experiment)
         chosen.start(job)
         ref = RunRef(run, str(manifest["workflow_run_id"]), chosen)
         if wait:
@@ -277,158 +278,6 @@ class BaseExperiment(BaseModel, Generic[In, Out]):
         if not self.storage_settings.chosen and not _told_of_default_folder:
             _told_of_default_folder = True
             say("Scythe keeps runs in ./scythe-runs; set SCYTHE_STORAGE_URL to keep them somewhere else.")
-
-    def _claim(
-        self, store: Store, version: VersioningStrategy | SemVer, *, engine: str, total: int
-    ) -> tuple[ExperimentRun, dict[str, Any]]:
-        """Take a run directory that nobody else has: whoever creates the manifest first has it."""
-        from scythe.manifest import render_time, render_yaml
-
-        base = self.model_copy(update={"storage_settings": ScytheStorageSettings(URL=store.url, BUCKET=None)})
-        chosen = next_version(self.latest_version(), version)
-        now = datetime.now()
-        attempt = 0
-        while True:
-            run = ExperimentRun(
-                versioned_experiment=VersionedExperiment(base_experiment=base, version=chosen),
-                timestamp=render_timestamp(now, attempt),
-            )
-            keys = RunKeys(run.prefix)
-            manifest: dict[str, Any] = {
-                "workflow_run_id": str(uuid.uuid4()),
-                "experiment_id": run.experiment_id,
-                "experiment_name": self.runnable.name,
-                "specs_uri": store.object_url(keys.specs),
-                "io_spec": store.object_url(keys.io_spec),
-                "input_artifacts": None,
-                "version": str(chosen),
-                "timestamp": run.timestamp,
-                "created": render_time(datetime.now(UTC)),
-                "engine": engine,
-                "total": total,
-                "state": "allocating",
-            }
-            if store.create(keys.manifest, render_yaml(manifest)):
-                return run, manifest
-            attempt += 1
-
-
-def _write_run(
-    store: Store,
-    run: ExperimentRun,
-    manifest: dict[str, Any],
-    validated: ValidatedSpecs,
-    experiment: Experiment[Any, Any],
-    folder: Path,
-    originals: Sequence[Any],
-    options: tuple[bool, bool, bool],
-    recursion_map: RecursionMap | None,
-    single: bool,
-) -> Job:
-    """Write everything of a run that is known before it starts, and return what starts it."""
-    from scythe.allocation import write_specs
-    from scythe.manifest import provenance, render_yaml
-    from scythe.transfer import Uploader
-
-    keys = RunKeys(run.prefix)
-    overwrite_sort_index, overwrite_experiment_id, inject_ids = options
-    uploader = Uploader(store, run.prefix)
-    urls = {
-        name: {text: uploader.upload(name, path).url for text, path in paths.items()}
-        for name, paths in validated.files.items()
-    }
-    path = folder / "specs.pq"
-    root_id = str(manifest["workflow_run_id"])
-    write_specs(
-        validated, path, experiment_id=run.experiment_id, root_id=root_id, urls=urls,
-        overwrite_sort_index=overwrite_sort_index, overwrite_experiment_id=overwrite_experiment_id,
-        inject_ids=inject_ids,
-    )  # fmt: skip
-    store.put(keys.specs, path)
-    store.put(keys.io_spec, render_yaml(io_schema(experiment.input_type, experiment.output_type)))
-    artifacts = uploader.by_field()
-    if artifacts:
-        described = {
-            name: [{"url": a.url, "size": a.size, "sha256": a.sha256} for a in found]
-            for name, found in artifacts.items()
-        }
-        store.put(keys.input_artifacts, render_yaml(described))
-        manifest["input_artifacts"] = store.object_url(keys.input_artifacts)
-    for row, spec in enumerate(originals):
-        if isinstance(spec, ExperimentInputSpec):
-            _update_in_place(spec, row, run.experiment_id, root_id, urls, options)
-    if single:
-        store.put(
-            keys.workflow_spec,
-            render_yaml(originals[0].model_dump(mode="json", exclude={"storage_settings"})),
-        )
-    source = inspect.getsourcefile(experiment.function)
-    extra = validated.extra_columns(experiment.input_type)
-    files = file_fields(experiment.output_type)
-    manifest |= {
-        "state": "allocated",
-        "recursion_map": recursion_map.model_dump() if recursion_map is not None else None,
-        "outputs": {
-            SCALARS: [n for n in experiment.output_type.model_fields if n not in {*files, "dataframes"}],
-            FILES: list(files),
-        },
-        "files": list(file_fields(experiment.input_type)),
-        "extra": sorted(extra),
-        "urls": {
-            name: store.object_url(f"{run.prefix}/{name}") for name in ("specs.pq", "final", "results", "artifacts")
-        },
-        "provenance": provenance(Path(source) if source else None),
-    }
-    store.put(keys.manifest, render_yaml({k: v for k, v in manifest.items() if v is not None}))
-    return _job(store, run, manifest, experiment)
-
-
-def _update_in_place(
-    spec: ExperimentInputSpec,
-    row: int,
-    experiment_id: str,
-    root_id: str,
-    urls: Mapping[str, Mapping[str, str]],
-    options: tuple[bool, bool, bool],
-) -> None:
-    from scythe.specs import spec_id
-
-    overwrite_sort_index, overwrite_experiment_id, inject_ids = options
-    data = spec.__dict__
-    if overwrite_experiment_id:
-        data["experiment_id"] = experiment_id
-    if overwrite_sort_index:
-        data["sort_index"] = row
-        if inject_ids:
-            data["workflow_run_id"] = spec_id(root_id, row)
-    data["root_workflow_run_id"] = root_id
-    for name, by_path in urls.items():
-        reference = data[name]
-        if reference is not None and not is_url(reference):
-            url = by_path[str(reference)]
-            data[name] = S3Url(url) if url.startswith("s3://") else AnyUrl(url)
-
-
-def _job(store: Store, run: ExperimentRun, manifest: Mapping[str, Any], experiment: Experiment[Any, Any]) -> Job:
-    from scythe.gathering import SpecTable
-
-    with SpecTable(store, RunKeys(run.prefix)) as specs:
-        levels = tuple(specs.level_names)
-        total = specs.total
-    tree = manifest.get("recursion_map")
-    return Job(
-        store_url=store.url,
-        prefix=run.prefix,
-        total=total,
-        experiment=experiment.name,
-        origin=experiment.origin(),
-        options=experiment.options,
-        levels=levels,
-        file_columns=tuple(manifest["files"]),
-        extra_columns=frozenset(manifest["extra"]),
-        output_fields=manifest["outputs"],
-        recursion_map=RecursionMap(**tree) if tree else None,
-    )
 
 
 class VersionedExperiment(BaseModel):
@@ -627,13 +476,14 @@ class ExperimentRun(BaseModel):
         """
         stop_if_loading()
         from scythe.engines import open_engine
+        from scythe.launching import build_job
 
         manifest = self.manifest()
         if manifest["state"] == "allocating":
             raise SpecError(f"{self.experiment_id} was interrupted while it was allocated; allocate its specs again.")
         experiment = self.versioned_experiment.base_experiment._experiment()
         chosen = open_engine(engine or str(manifest["engine"]))
-        chosen.start(_job(self.store, self, manifest, experiment))
+        chosen.start(build_job(self.store, self.prefix, manifest, experiment))
         return RunRef(self, str(manifest["workflow_run_id"]), chosen)
 
     # -------------------------------------------------------------------------------------------------------- results
@@ -792,120 +642,3 @@ class RunRef:
     def __repr__(self) -> str:
         """Show which run it is."""
         return f"<reference to run {self.run.experiment_id}>"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# finding runs
-
-
-def open_run(name: str, *, store: str | Path | None = None) -> ExperimentRun:
-    """Open a run that is in a store.
-
-    Args:
-        name: `experiment/v1.0.0/timestamp`, `experiment/v1.0.0` (its latest run), `experiment` (the latest run of its
-            highest version), or the URL of a run. The prefix `scythe_experiment_` may be left out.
-        store: The store's URL or folder; that of the environment where none is given.
-
-    Raises:
-        ExperimentNotFoundError: The store has no such experiment.
-        ExperimentVersionNotFoundError: The experiment has no such version.
-        ExperimentRunNotFoundError: The version has no such run.
-    """
-    settings = _settings(store)
-    base, version, timestamp = _parse_name(name, settings)
-    experiment = _open_experiment(base, settings)
-    if version is None:
-        return experiment.latest_run
-    versioned = VersionedExperiment(base_experiment=experiment, version=version)
-    if timestamp is None:
-        return versioned.latest_run
-    run = ExperimentRun(versioned_experiment=versioned, timestamp=timestamp)
-    run.manifest()
-    return run
-
-
-def find_runs(name: str | None = None, *, store: str | Path | None = None) -> list[ExperimentRun]:
-    """Return the runs of an experiment (or all there are), by version and then by time.
-
-    Args:
-        name: The experiment, or `experiment/v1.0.0`.
-        store: The store's URL or folder; that of the environment where none is given.
-    """
-    settings = _settings(store)
-    if name is None:
-        bases, only = list(_experiment_names(settings)), None
-    else:
-        base, only, _ = _parse_name(name, settings)
-        bases = [base]
-    runs = []
-    for base in bases:
-        try:
-            experiment = _open_experiment(base, settings)
-        except ExperimentNotFoundError:
-            continue
-        for version in experiment.list_versions():
-            if only in (None, version):
-                runs += VersionedExperiment(base_experiment=experiment, version=version).list_runs()
-    return runs
-
-
-def _settings(store: str | Path | None) -> ScytheStorageSettings:
-    if store is None:
-        return ScytheStorageSettings()
-    text = str(store)
-    return ScytheStorageSettings(URL=text if is_url(text) else Path(text).expanduser().absolute().as_uri(), BUCKET=None)
-
-
-def _parse_name(name: str, settings: ScytheStorageSettings) -> tuple[str, SemVer | None, str | None]:
-    from urllib.parse import unquote
-
-    url = settings.store_url().rstrip("/") + "/"
-    if name.startswith(url):
-        name = unquote(name[len(url) :])
-    elif is_url(name):
-        raise ExperimentNotFoundError(name, store=url)
-    segments = [segment for segment in name.strip("/").split("/") if segment]
-    timestamp = segments.pop() if segments and is_timestamp(segments[-1]) else None
-    version = find_version(segments[-1]) if segments else None
-    if version is not None:
-        segments.pop()
-    if timestamp is not None and version is None:
-        raise ExperimentRunNotFoundError(name)
-    return "/".join(segments), version, timestamp
-
-
-def _open_experiment(base: str, settings: ScytheStorageSettings) -> BaseExperiment[Any, Any]:
-    """Open the experiment whose runs lie under a name, with or without the prefix of names."""
-    from scythe.manifest import read_manifest
-
-    for candidate in (base, NAME_PREFIX + base):
-        if not base:
-            break
-        # The runnable is only known once a run's manifest is read; till then it goes by the folder's name.
-        experiment: BaseExperiment[Any, Any] = BaseExperiment(
-            runnable=UnregisteredRunnable(candidate), run_name=candidate, storage_settings=settings
-        )
-        version = experiment.latest_version()
-        if version is not None:
-            run = VersionedExperiment(base_experiment=experiment, version=version).latest_run
-            name = read_manifest(run.store, run.keys)["experiment_name"]
-            return experiment.model_copy(update={"runnable": _find_runnable(name)})
-    known = sorted(_experiment_names(settings))
-    raise ExperimentNotFoundError(base, store=settings.store_url(), known=known)
-
-
-def _experiment_names(settings: ScytheStorageSettings) -> Iterator[str]:
-    """Yield the folders of a store that hold versions."""
-    from scythe.stores import open_store
-
-    store = open_store(settings.store_url())
-
-    def walk(prefix: str) -> Iterator[str]:
-        folders = store.list_folders(prefix)
-        if any(find_version(folder) is not None for folder in folders):
-            yield prefix
-        for folder in folders:
-            if find_version(folder) is None:
-                yield from walk(join(prefix, folder))
-
-    return walk("")

@@ -304,7 +304,8 @@ class SpecRunner:
         """Turn an exception into text; also say whether trying again may help."""
         kind = type(error)
         again = not isinstance(error, SpecError | ValidationError)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        at_home = kind.__module__ in ("builtins", "__main__", "__mp_main__")
+        name = kind.__qualname__ if at_home else f"{kind.__module__}.{kind.__qualname__}"
         text = _bounded(_render_traceback(error), _MAX_TRACEBACK)
         class_ = "invalid_output" if isinstance(error, OutputError) else "error"
         return (
