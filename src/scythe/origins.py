@@ -7,12 +7,12 @@ a lambda, is refused.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -128,46 +128,50 @@ def load_origin(origin: Origin) -> Callable[..., Any]:
         import cloudpickle
 
         return cloudpickle.loads(origin.payload)  # type: ignore[no-any-return]
-    module = _load_script(origin) if origin.kind == "script" else _load_module(origin)
+    module = _load(origin)
     found: Any = module
     for name in origin.qualname.split("."):
         found = getattr(found, name)
     return getattr(found, "function", found)  # type: ignore[no-any-return]
 
 
-def _load_module(origin: Origin) -> ModuleType:
-    try:
-        with _loading_script():
-            module = importlib.import_module(origin.module)
-    except ModuleNotFoundError as error:
-        if origin.path is None or error.name is None or not f"{origin.module}.".startswith(f"{error.name}."):
-            raise
-        return _load_file(origin, origin.module)
-    file = getattr(module, "__file__", None)
-    if origin.path is not None and file is not None and not _same_file(file, origin.path):
-        return _load_file(origin, origin.module)
-    return module
-
-
-def _load_script(origin: Origin) -> ModuleType:
-    main = sys.modules.get(_SCRIPT_NAME)
-    if main is not None and getattr(main, "__file__", None) == origin.path:
-        return main
-    module = _load_file(origin, _SCRIPT_NAME)
-    sys.modules["__main__"] = module
-    return module
-
-
-def _load_file(origin: Origin, name: str) -> ModuleType:
-    assert origin.path is not None
-    spec = importlib.util.spec_from_file_location(name, origin.path)
+def _load(origin: Origin) -> ModuleType:
+    name = _SCRIPT_NAME if origin.kind == "script" else origin.module
+    known = sys.modules.get(name)
+    if known is not None and _is_file(known, origin.path):
+        return known
+    spec = None if origin.kind == "script" else _find_spec(origin)
+    if spec is None and origin.path is not None:
+        loader = SourceFileLoader(name, origin.path)
+        spec = importlib.util.spec_from_file_location(name, origin.path, loader=loader)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{origin.path} cannot be imported as a Python module")
+        raise ImportError(f"there is no module {name}, and no file it could be loaded from")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    if origin.kind == "script":
+        sys.modules["__main__"] = module
     with _loading_script(), suppress(AllocatedWhileLoading):
         spec.loader.exec_module(module)
     return module
+
+
+def _find_spec(origin: Origin) -> ModuleSpec | None:
+    """Find a module by its name; None if there is none, or one of another file."""
+    try:
+        spec = importlib.util.find_spec(origin.module)
+    except ModuleNotFoundError as error:  # of the module's package; anything else is for the user to see
+        if error.name is None or not origin.module.startswith(f"{error.name}."):
+            raise
+        return None
+    same = spec is not None and (
+        origin.path is None or (spec.origin is not None and _same_file(spec.origin, origin.path))
+    )
+    return spec if same else None
+
+
+def _is_file(module: ModuleType, path: str | None) -> bool:
+    file = getattr(module, "__file__", None)
+    return path is None or (file is not None and _same_file(file, path))
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scythe.keys import OUTCOMES, PartKey, RunKeys, current_parts, frame_parts_name
-from scythe.outcomes import Outcomes
+from scythe.outcomes import STARTED, Outcomes
 from scythe.stores import Store
 from scythe.tables import ROW, concat, encode_column
 
@@ -28,8 +30,13 @@ def outcome_table(outcomes: Outcomes) -> pa.Table:
     """Return the outcome records as columns."""
     fields = [pa.field(ROW, pa.int64()), pa.field(OK, pa.bool_())]
     arrays = [pa.array(outcomes.rows, pa.int64()), pa.array(outcomes.ok, pa.bool_())]
-    for name, values in outcomes.columns().items():
-        column, array = encode_column(name, values, nested="native")
+    for name, values in outcomes.columns.items():
+        if name == STARTED:
+            microseconds = np.asarray(values, np.float64) * 1e6
+            array = pa.array(microseconds.astype(np.int64)).cast(pa.timestamp("us", "UTC"))
+            column = pa.field(name, array.type)
+        else:
+            column, array = encode_column(name, values, nested="native")
         fields.append(column)
         arrays.append(array)
     return pa.table(arrays, schema=pa.schema(fields))
@@ -69,7 +76,7 @@ class PartWriter:
     def take(self) -> Callable[[], None]:
         """Take out what was added, and return what writes it; new outcomes may be added meanwhile.
 
-        Frames are written first, so that an outcome never lacks its frames. What could not be written is put back.
+        What could not be written is put back, and nothing of it counts as written.
         """
         waiting, self._waiting = self._waiting, []
 
@@ -77,7 +84,7 @@ class PartWriter:
             try:
                 self._write(waiting)
             except BaseException:
-                self._waiting = waiting + self._waiting
+                self._waiting[:0] = waiting
                 raise
 
         return write
@@ -87,42 +94,38 @@ class PartWriter:
         self.take()()
 
     def _write(self, waiting: list[Outcomes]) -> None:
+        """Write outcomes, their frames first, so that an outcome never lacks its frames."""
         if not waiting:
             return
-        for name in sorted({name for outcomes in waiting for name in outcomes.frames}):
-            tables = [frame_table(outcomes.frames[name]) for outcomes in waiting if name in outcomes.frames]
-            self._grow(frame_parts_name(name), tables, done=0, failed=0)
-        self._grow(
-            OUTCOMES,
-            [outcome_table(outcomes) for outcomes in waiting],
-            done=sum(outcomes.done for outcomes in waiting),
-            failed=sum(outcomes.failed for outcomes in waiting),
-        )
+        tables = {
+            frame_parts_name(name): [
+                frame_table(outcomes.frames[name]) for outcomes in waiting if name in outcomes.frames
+            ]
+            for name in sorted({name for outcomes in waiting for name in outcomes.frames})
+        }
+        tables[OUTCOMES] = [outcome_table(outcomes) for outcomes in waiting]
+        done = sum(outcomes.done for outcomes in waiting)
+        failed = sum(outcomes.failed for outcomes in waiting)
+        grown = {name: self._grow(name, added, done=done, failed=failed) for name, added in tables.items()}
+        for name, part in grown.items():
+            before = self._open.get(name)
+            self._open[name] = part.sealed() if part.is_large else part
+            if before is not None and before.key is not None and before.key != part.key:
+                self._store.delete(before.key.render())
 
-    def _grow(self, name: str, tables: list[pa.Table], *, done: int, failed: int) -> None:
+    def _grow(self, name: str, tables: list[pa.Table], *, done: int, failed: int) -> _OpenPart:
+        """Write the part at hand again, with more in it; the counts of a frame's part are of the specs it came with."""
         part = self._open.get(name, _OpenPart())
         table = concat([*([part.table] if part.table is not None else []), *tables])
-        table = table.take(pa.compute.sort_indices(table, sort_keys=[(ROW, "ascending")]))
+        table = table.take(pc.sort_indices(table, sort_keys=[(ROW, "ascending")]))
         rows = table.column(ROW)
-        if name != OUTCOMES:  # frames count their records
-            done = table.num_rows - part.done
-        key = PartKey(
-            self._run.parts(name),
-            self._writer,
-            part.index,
-            rows[0].as_py() if table.num_rows else 0,
-            rows[-1].as_py() if table.num_rows else 0,
-            part.done + done,
-            part.failed + failed,
-        )
+        first, last = (rows[0].as_py(), rows[-1].as_py()) if table.num_rows else (0, 0)
+        done, failed = part.done + done, part.failed + failed
+        key = PartKey(self._run.parts(name), self._writer, part.index, first, last, done, failed)
         content = render_parquet(table)
         self._store.put(key.render(), content)
-        if part.key is not None and part.key != key:
-            self._store.delete(part.key.render())
-        if table.num_rows >= SEALED_ROWS or len(content) >= SEALED_BYTES:
-            self._open[name] = _OpenPart(index=part.index + 1)
-        else:
-            self._open[name] = _OpenPart(part.index, table, key, key.done, key.failed)
+        is_large = table.num_rows >= SEALED_ROWS or len(content) >= SEALED_BYTES
+        return _OpenPart(part.index, table, key, done, failed, is_large=is_large)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,11 @@ class _OpenPart:
     key: PartKey | None = None
     done: int = 0
     failed: int = 0
+    is_large: bool = False
+
+    def sealed(self) -> _OpenPart:
+        """Return the part that follows when this one is large enough."""
+        return _OpenPart(self.index + 1)
 
 
 def render_parquet(table: pa.Table) -> bytes:

@@ -71,18 +71,23 @@ class Recorder:
             outcomes: The outcomes.
             ids: The run prefix and the id under which a row's output files are kept, by row.
         """
-        for row, values in zip(outcomes.rows, outcomes.values, strict=True):
-            for name, value in values.items():
-                if name.startswith(FILE) and value is not None and not is_url(value):
-                    path = Path(value)
-                    prefix, spec_id = ids[row]
-                    field = name.removeprefix(FILE)
-                    values[name] = upload_output(self._store, path, prefix=prefix, field=field, spec_id=spec_id)
-                    shutil.rmtree(path.parent, ignore_errors=True)
+        for name, values in outcomes.columns.items():
+            if name.startswith(FILE):
+                outcomes.columns[name] = [
+                    reference if reference is None or is_url(reference) else self._upload(name, reference, *ids[row])
+                    for row, reference in zip(outcomes.rows, values, strict=True)
+                ]
         with self._lock:
             self._writer.add(outcomes)
             self.done += outcomes.done
             self.failed += outcomes.failed
+
+    def _upload(self, column: str, reference: str, prefix: str, spec_id: str) -> str:
+        path = Path(reference)
+        field = column.removeprefix(FILE)
+        url = upload_output(self._store, path, prefix=prefix, field=field, spec_id=spec_id)
+        shutil.rmtree(path.parent, ignore_errors=True)
+        return url
 
     def flush(self, *, now: bool = False, running: int = 0) -> None:
         """Write outcomes that have waited long enough, and say how the run stands.

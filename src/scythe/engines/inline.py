@@ -17,7 +17,7 @@ from scythe.execution.messages import Work
 from scythe.execution.slot import Log, SpecRunner, spec_values
 from scythe.gathering import finished_rows
 from scythe.keys import RunKeys
-from scythe.outcomes import Outcomes
+from scythe.outcomes import OutcomeList
 from scythe.progress import Progress
 from scythe.recording import Recorder
 from scythe.registry import ExperimentRegistry
@@ -58,9 +58,9 @@ class InlineEngine(Engine):
                         batch = reader.read(start, min(end, start + _BATCH))
                         ids = output_ids(batch)
                         for row, values in zip(batch.rows, spec_values(batch), strict=True):
-                            outcomes = Outcomes()
+                            outcomes = OutcomeList()
                             runner.run(row, values, batch.paths, outcomes)
-                            recorder.record(outcomes, ids)
+                            recorder.record(outcomes.take(), ids)
                             recorder.flush(running=1)
                 interrupted = False
             finally:

@@ -11,31 +11,32 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
+import traceback
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
 from typing_extensions import override
 
-from scythe.display import ProgressBar
+from scythe.display import ProgressBar, say_stopped
 from scythe.engines.base import Engine, Job
 from scythe.errors import EngineError, ScytheError
 from scythe.execution import slot as slot_process
 from scythe.execution.batches import BatchReader, output_ids
 from scythe.execution.messages import Batch, End, Launch, Park, Reply, Work
-from scythe.execution.process import LoadError, SlotDiedError, SlotProcess, Tick
+from scythe.execution.process import LoadError, SlotDiedError, SlotProcess
 from scythe.gathering import finished_rows
 from scythe.keys import RunKeys
-from scythe.outcomes import Outcomes, failure, task
+from scythe.outcomes import OutcomeList, Outcomes, failure, task
 from scythe.progress import Progress, State
 from scythe.recording import Recorder
 from scythe.settings import slots as default_slots
@@ -46,8 +47,11 @@ BATCH_SECONDS = 0.25
 MAX_BATCH = 5_000
 _GROWTH = 8
 _STUCK_SECONDS = 0.25
+_LONG_SECONDS = 1.0
 _MAX_DEATHS = 3
 _KEEPER_SECONDS = 0.1
+_GRACE_SECONDS = 0.5
+_STOP_SECONDS = 30.0
 
 
 class LocalEngine(Engine):
@@ -114,9 +118,11 @@ class LocalRun:
     Its counters are guarded by the pool's lock.
     """
 
-    def __init__(self, job: Job, *, depth: int, folder: Path) -> None:
+    def __init__(self, job: Job, *, parent: LocalRun | None, folder: Path) -> None:
         self.job = job
-        self.depth = depth
+        self.parent = parent
+        """The run whose task allocated it."""
+        self.depth: int = 0 if parent is None else parent.depth + 1
         self.keys = RunKeys(job.prefix)
         store = open_store(job.store_url)
         self.recorder = Recorder(
@@ -136,14 +142,29 @@ class LocalRun:
         self.state: State = "running"
         self.error: str | None = None
         self.stopping = False
+        self.deaths = 0
+        """How often in a row a process died without a spec to blame."""
         self._seconds: float | None = None
         self._last_size = 0
-        self.deaths = 0
 
     @property
     def complete(self) -> bool:
         """Whether there is nothing left to run."""
         return self.n_pending == 0 and self.in_flight == 0
+
+    @property
+    def ending(self) -> bool:
+        """Whether no more of it is to be run."""
+        return self.stopping or self.error is not None
+
+    def belongs_to(self, prefix: str | None) -> bool:
+        """Tell whether it is the run of that prefix, or one that a task of it allocated; None means any."""
+        run: LocalRun | None = self
+        while run is not None:
+            if prefix in (None, run.job.prefix):
+                return True
+            run = run.parent
+        return False
 
     def take(self, slots: int) -> tuple[int, int]:
         """Take the next range: about `BATCH_SECONDS` of work, less towards the end, so that slots end together."""
@@ -188,32 +209,40 @@ class Pool:
         self.folder = Path(tempfile.mkdtemp(prefix="scythe-"))
         self._ended = ended
         self._runs: list[LocalRun] = []
+        self._arriving: set[str] = set()
+        """Prefixes of runs that are being opened: the pool waits for them."""
         self._threads: list[SlotThread] = []
-        self._number = 0
         self._parked = 0
         self._closed = False
         self._keeper = threading.Thread(target=self._keep, name="scythe-keeper")
-        self._keeping = False
 
     # ------------------------------------------------------------------------------------------------- for callers
 
-    def add(self, job: Job, *, depth: int) -> bool:
+    def add(self, job: Job, *, parent: LocalRun | None = None) -> bool:
         """Take a job in; False if the pool is winding up and a new one is needed."""
-        run = LocalRun(job, depth=depth, folder=self.folder) if not self._closed else None
         with self.changed:
-            if run is None or self._closed:
+            if self._closed:
                 return False
-            if any(other.job.prefix == job.prefix for other in self._runs):
+            if job.prefix in self._arriving or any(run.job.prefix == job.prefix for run in self._runs):
                 raise EngineError(f"Run {job.prefix} is being run already; wait for it with run.wait().")
+            self._arriving.add(job.prefix)
+            if self._keeper.ident is None:
+                self._keeper.start()
+        try:
+            run = LocalRun(job, parent=parent, folder=self.folder)
+            run.recorder.tell("running")
+        except BaseException:
+            with self.changed:
+                self._arriving.remove(job.prefix)
+            raise
+        with self.changed:
+            self._arriving.remove(job.prefix)
             self._ended.pop(job.prefix, None)
+            run.stopping = parent is not None and parent.stopping
             self._runs.append(run)
             self._runs.sort(key=lambda r: -r.depth)  # tasks wait for the runs they allocated: those go first
             self._staff()
-            if not self._keeping:
-                self._keeping = True
-                self._keeper.start()
             self.changed.notify_all()
-        run.recorder.tell("running")
         return True
 
     def progress(self, prefix: str) -> Progress | None:
@@ -222,37 +251,46 @@ class Pool:
             return next((run.progress() for run in self._runs if run.job.prefix == prefix), None)
 
     def stop(self, prefix: str | None = None) -> None:
-        """Stop a run (or all), and wait until what it has is in the store."""
+        """Stop a run (or all) and the runs its tasks allocated, and wait until what they have is in the store."""
         with self.changed:
             for run in self._runs:
-                run.stopping |= prefix in (None, run.job.prefix)
+                run.stopping |= run.belongs_to(prefix)
             self.changed.notify_all()
-            if threading.current_thread() is not self._keeper:
-                self.changed.wait_for(
-                    lambda: not any(prefix in (None, run.job.prefix) for run in self._runs), timeout=30
-                )
-        if prefix is None and self._keeping:
-            self._keeper.join(timeout=30)
+            self.changed.wait_for(lambda: not any(run.belongs_to(prefix) for run in self._runs), timeout=_STOP_SECONDS)
+
+    def end(self) -> None:
+        """At the end of Python: stop what Ctrl-C kept it from waiting for."""
+        with self.changed:
+            interrupted = bool(self._runs)
+        if interrupted:
+            self.stop()
+            self._keeper.join(timeout=_STOP_SECONDS)
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):
+                    stream.flush()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)  # as Python ends that meets Ctrl-C: the shell must hear of it
 
     # --------------------------------------------------------------------------------------------- for slot threads
 
     def take(self, thread: SlotThread) -> tuple[LocalRun, int, int] | None:
-        """Return the next range to run, waiting for one; None if the thread is not needed any more."""
+        """Return the next range to run, waiting for one; None if the pool is closed."""
         with self.changed:
-            while True:
-                if self._closed or len(self._threads) > self.slots + self._parked:
-                    self._threads.remove(thread)
-                    return None
-                for run in self._runs:
-                    if run.pending and not run.stopping and run.error is None:
-                        return (run, *run.take(self.slots))
+            thread.busy = False
+            while not self._closed:
+                if self._n_busy < self.slots + self._parked:
+                    for run in self._runs:
+                        if run.pending and not run.ending:
+                            thread.busy = True
+                            return (run, *run.take(self.slots))
                 self.changed.wait(timeout=1)
+            return None
 
     def hungry(self) -> bool:
         """Tell whether slots are idle because everything is handed out."""
         with self.changed:
-            busy = sum(thread.busy for thread in self._threads)
-            return busy < len(self._threads) and not any(run.pending for run in self._runs)
+            free = min(len(self._threads), self.slots + self._parked) > self._n_busy
+            return free and not any(run.pending for run in self._runs if not run.ending)
 
     def park(self, *, parked: bool) -> None:
         """Take note that a task began, or ceased, to wait for another run."""
@@ -267,45 +305,50 @@ class Pool:
             run.error = run.error or reason
             self.changed.notify_all()
 
+    @property
+    def _n_busy(self) -> int:
+        return sum(thread.busy for thread in self._threads)
+
     def _staff(self) -> None:
         """Start the slots that are wanted: no more than there is work for."""
         wanted = min(self.slots + self._parked, self._parked + sum(r.n_pending + r.in_flight for r in self._runs))
         while len(self._threads) < wanted:
-            thread = SlotThread(self, self._number)
-            self._number += 1
+            thread = SlotThread(self, len(self._threads))
+            try:
+                thread.start()
+            except RuntimeError as error:  # from Python 3.12 on, none can be started once the script has ended
+                if len(self._threads) <= self._parked:
+                    for run in self._runs:
+                        run.error = run.error or f"{error}; wait for runs before the script ends: ref.result()"
+                return
             self._threads.append(thread)
-            thread.start()
 
     # -------------------------------------------------------------------------------------------------- the keeper
 
     def _keep(self) -> None:
         bar: ProgressBar | None = None
-        try:
-            while True:
-                with self.changed:
-                    runs = list(self._runs)
-                    if not runs:
-                        self._closed = True
-                        break
-                for run in runs:
-                    self._look_after(run)
-                if not threading.main_thread().is_alive():
+        while True:
+            with self.changed:
+                runs = list(self._runs)
+                if not runs and not self._arriving:
+                    self._closed = True
+                    self.changed.notify_all()
+                    break
+            for run in runs:
+                self._look_after(run)
+            if not threading.main_thread().is_alive():
+                with suppress(Exception):  # a terminal that is gone is no reason to stop
                     bar = bar or ProgressBar()
                     self._show(bar, runs)
-                with self.changed:
-                    self.changed.wait(timeout=_KEEPER_SECONDS)
-        finally:
-            if bar is not None:
-                bar.close()
             with self.changed:
-                self._closed = True
-                self.changed.notify_all()
-                threads = list(self._threads)
-            for thread in threads:
-                thread.join(timeout=10)
-            shutil.rmtree(self.folder, ignore_errors=True)
+                self.changed.wait(timeout=_KEEPER_SECONDS)
+        if bar is not None:
             with suppress(Exception):
-                atexit.unregister(self.stop)
+                bar.close()
+        for thread in self._threads:
+            thread.join(timeout=_STOP_SECONDS)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        atexit.unregister(self.end)
 
     def _show(self, bar: ProgressBar, runs: list[LocalRun]) -> None:
         """The script has ended and its runs have not: show them, or stop them if Ctrl-C ended it."""
@@ -319,7 +362,7 @@ class Pool:
     def _look_after(self, run: LocalRun) -> None:
         """Write what a run has, and close it when it is over."""
         with self.changed:
-            over = run.complete or ((run.stopping or run.error is not None) and run.in_flight == 0)
+            over = run.in_flight == 0 and (run.n_pending == 0 or run.ending)
             running = min(run.in_flight, len(self._threads))
         try:
             if not over:
@@ -332,13 +375,19 @@ class Pool:
             if not over:
                 self.fail(run, reason)
                 return
-            run.state, run.error = "failed", reason
-        run.reader.close()
+            run.state, run.error = "failed", run.error or reason
+            with suppress(Exception):
+                run.recorder.tell("failed", error=run.error)
+        with suppress(Exception):
+            run.reader.close()
         shutil.rmtree(run.folder, ignore_errors=True)
         with self.changed:
             self._ended[run.job.prefix] = run.progress()
             self._runs.remove(run)
             self.changed.notify_all()
+        if run.state == "interrupted" and not threading.main_thread().is_alive():
+            with suppress(Exception):
+                say_stopped(run.job.prefix, run.progress())
 
 
 class SlotThread(threading.Thread):
@@ -351,22 +400,15 @@ class SlotThread(threading.Thread):
         self._worker = f"ScytheWorker--Local-{number}"
         self._host = socket.gethostname()
         self._process: SlotProcess | None = None
+        self._waits = 0
+        """For how many runs the spec at hand waits."""
         self.busy = False
 
     def run(self) -> None:
-        """Take ranges and run them until there are none."""
+        """Take ranges and run them until the pool closes."""
         try:
             while (taken := self._pool.take(self)) is not None:
-                run, first, end = taken
-                self.busy = True
-                try:
-                    self._run_range(run, first, end)
-                except BaseException as error:  # whatever it is, the run must not wait for this slot
-                    self._pool.fail(run, f"{type(error).__name__} in slot {self._number}: {error}")
-                    if not isinstance(error, ScytheError | OSError):
-                        raise
-                finally:
-                    self.busy = False
+                self._run_range(*taken)
         finally:
             self._end_process()
 
@@ -374,116 +416,133 @@ class SlotThread(threading.Thread):
         if self._process is not None:
             self._process.kill()
             self._process = None
+        if self._waits:
+            self._waits = 0
+            self._pool.park(parked=False)
 
     def _run_range(self, run: LocalRun, first: int, end: int) -> None:
-        progress = _RangeProgress(self._pool, run, first, end)
+        rows = _Range(self._pool, run, first, end)
         try:
-            batch = run.reader.read(first, end)
-            self._run_batch(run, batch, progress)
-        except LoadError as error:
-            self._pool.fail(run, f"a worker process cannot load the experiment:\n{error}")
-            self._end_process()
+            self._run_batch(run, rows, run.reader.read(first, end))
         except SlotDiedError as death:
-            self._process = None
-            self._bury(run, death, progress)
+            self._end_process()
+            self._bury(run, rows, death)
+        except Exception as error:  # whatever it is, the run must not wait for this slot
+            self._end_process()  # what it still has to say belongs to nobody
+            self._pool.fail(run, _reason(error))
         finally:
-            progress.give_back()
+            rows.give_back()
 
-    def _run_batch(self, run: LocalRun, batch: Batch, progress: _RangeProgress) -> None:
-        if self._process is None:
-            self._process = SlotProcess(self._pool.folder, number=self._number, worker=self._worker)
-        progress.loading = True
-        self._process.load(run.work)
-        progress.loading = False
+    def _run_batch(self, run: LocalRun, rows: _Range, batch: Batch) -> None:
+        process = self._ready_process(run)
+        if process is None:
+            return
+        rows.begun = True
         began = time.monotonic()
         limit = run.job.options.execution_timeout.total_seconds()
         ids = output_ids(batch)
-        for event in self._process.run(batch, on_request=lambda message: self._answer(run, message)):
+        grace_ends: float | None = None
+        for event in process.run(batch, on_request=lambda message: self._answer(run, message)):
+            now = time.monotonic()
             if isinstance(event, Outcomes):
                 run.recorder.record(event, ids)
-                progress.advance(len(event.rows))
+                rows.advance(len(event.rows))
             elif isinstance(event, End):
                 run.deaths = 0
-            elif event.position >= 0:
-                if event.seconds > limit:
-                    self._time_out(run, progress, event, limit)
-                    return
-                if event.seconds > _STUCK_SECONDS and self._pool.hungry():
-                    self._share(batch, progress, event)
-            if run.stopping or run.error is not None:
-                self._end_process()
-                return
-        if progress.done:
+                break
+            position, seconds = process.now
+            if position >= rows.done and seconds > limit:
+                self._time_out(run, rows, position, seconds, limit)
+                break
+            if run.ending:
+                process.gauge.limit = 0
+                grace_ends = grace_ends or now + _GRACE_SECONDS
+                if now > grace_ends:
+                    self._end_process()
+                    break
+            elif (seconds > _STUCK_SECONDS or now - began > _LONG_SECONDS) and self._pool.hungry():
+                self._share(process, rows)
+        if rows.done:
             with self._pool.changed:
-                run.learn(time.monotonic() - began, progress.done)
+                run.learn(time.monotonic() - began, rows.done)
+
+    def _ready_process(self, run: LocalRun) -> SlotProcess | None:
+        """Return a process that has loaded the experiment, or None if the run ended before it had."""
+        if self._process is not None and not self._process.suits(run.work):
+            self._end_process()
+        if self._process is None:
+            self._process = SlotProcess(self._pool.folder, number=self._number, worker=self._worker)
+        for _ in self._process.load(run.work, on_request=lambda message: self._answer(run, message)):
+            if run.ending:
+                self._end_process()
+                return None
+        return self._process
 
     def _answer(self, run: LocalRun, message: Launch | Park) -> Reply:
         try:
             if isinstance(message, Launch):
-                self._pool.add(message.job, depth=run.depth + 1)
-            else:
-                self._pool.park(parked=message.parked)
+                self._pool.add(message.job, parent=run)
+                return Reply()
         except (ScytheError, OSError) as error:
             return Reply(str(error))
+        before, self._waits = self._waits, self._waits + (1 if message.parked else -1)
+        if bool(before) != bool(self._waits):
+            self._pool.park(parked=message.parked)
         return Reply()
 
-    def _share(self, batch: Batch, progress: _RangeProgress, tick: Tick) -> None:
-        """Give back what lies behind a spec that takes long, for slots that have nothing to do."""
-        assert self._process is not None
-        limit = tick.position + 1
-        if limit >= progress.kept:
+    def _share(self, process: SlotProcess, rows: _Range) -> None:
+        """Give back what lies behind the spec at hand, for slots that have nothing to do."""
+        position, _ = process.now
+        limit = position + 1
+        if position < 0 or limit >= rows.kept:
             return
-        self._process.gauge.limit = limit
-        position, _ = self._process.gauge.current
-        if position == tick.position:  # else the slot moved on, and gives back the rest when it meets the limit
-            progress.share(limit)
+        process.gauge.limit = limit
+        now_at, _ = process.now
+        if now_at == position:  # else the slot moved on, and gives back the rest when it meets the limit
+            rows.share(limit)
 
-    def _time_out(self, run: LocalRun, progress: _RangeProgress, tick: Tick, limit: float) -> None:
+    def _time_out(self, run: LocalRun, rows: _Range, position: int, seconds: float, limit: float) -> None:
         assert self._process is not None
         output = self._process.output()
         self._end_process()
-        message = f"stopped after {tick.seconds:.1f} s; execution_timeout is {limit:g} s"
-        self._fail_spec(
-            run,
-            progress,
-            tick.position,
-            failure("timed_out", "TimeoutError", message, output=output),
-            tick.seconds,
-        )
+        message = f"stopped after {seconds:.1f} s; execution_timeout is {limit:g} s"
+        why = failure("timed_out", "TimeoutError", message, output=output)
+        self._fail_spec(run, rows, position, why, seconds)
 
-    def _bury(self, run: LocalRun, death: SlotDiedError, progress: _RangeProgress) -> None:
-        """Find out what killed the process: a spec, or getting ready for one."""
-        if run.stopping:
+    def _bury(self, run: LocalRun, rows: _Range, death: SlotDiedError) -> None:
+        """Find out what killed the process: a spec, or something between specs."""
+        if rows.begun and rows.done <= death.position < rows.kept:
+            why = failure("crashed", death.cause, death.message, output=death.output)
+            self._fail_spec(run, rows, death.position, why, death.seconds)
             return
-        if progress.loading:
-            self._pool.fail(
-                run,
-                f"a worker process died ({death.cause}) as it loaded the experiment. Its last output:\n{death.output}",
-            )
-            return
-        position, seconds = death.position, death.seconds
-        if position < progress.done:
+        with self._pool.changed:
             run.deaths += 1
-            if run.deaths >= _MAX_DEATHS:
-                self._pool.fail(run, f"worker processes keep dying ({death.cause}) between specs:\n{death.output}")
-            return
-        message = f"the worker process died: {death.cause}"
-        self._fail_spec(run, progress, position, failure("crashed", death.cause, message, output=death.output), seconds)
+            hopeless = run.deaths >= _MAX_DEATHS
+        if hopeless:
+            when = "between specs" if rows.begun else "as they load the experiment"
+            self._pool.fail(run, f"worker processes die {when}: {death.message}. Their last output:\n{death.output}")
 
-    def _fail_spec(
-        self, run: LocalRun, progress: _RangeProgress, position: int, why: dict[str, object], seconds: float
-    ) -> None:
+    def _fail_spec(self, run: LocalRun, rows: _Range, position: int, why: dict[str, object], seconds: float) -> None:
         """Record a spec that took its process along; those before it that were not reported are run again."""
         started = datetime.fromtimestamp(time.time() - seconds, UTC)
         how = task(attempts=1, worker=self._worker, host=self._host, started=started, seconds=seconds, peak_memory=0)
         outcomes = Outcomes()
-        outcomes.add(progress.first + position, {**why, **how}, ok=False)
+        outcomes.add(rows.first + position, {**why, **how}, ok=False)
         run.recorder.record(outcomes, {})
-        progress.lose(position)
+        rows.lose(position)
 
 
-class _RangeProgress:
-    """Which rows of a range have an outcome, and which go back."""
+def _reason(error: Exception) -> str:
+    """Say why a run cannot go on; what nobody expected comes with its traceback."""
+    if isinstance(error, LoadError):
+        return f"a worker process cannot load the experiment:\n{error}"
+    if isinstance(error, ScytheError | OSError):
+        return f"{type(error).__name__}: {error}"
+    return "".join(traceback.format_exception(error))
+
+
+class _Range:
+    """A range of rows in a slot's hands: which have an outcome, and which go back."""
 
     def __init__(self, pool: Pool, run: LocalRun, first: int, end: int) -> None:
         self._pool = pool
@@ -492,35 +551,33 @@ class _RangeProgress:
         self.kept = end - first
         """Positions from here on are no longer this slot's."""
         self.done = 0
-        self.loading = False
+        self.begun = False
+        """Whether the slot has got it."""
         self._lost: int | None = None
 
     def advance(self, count: int) -> None:
         """The next positions have an outcome."""
-        self.done += count
         with self._pool.changed:
+            self.done += count
             self._run.in_flight -= count
 
     def share(self, limit: int) -> None:
         """Positions from the limit on go to others, now."""
         with self._pool.changed:
             self._run.give_back(self.first + limit, self.first + self.kept)
+            self.kept = limit
             self._pool.changed.notify_all()
-        self.kept = limit
 
     def lose(self, position: int) -> None:
         """A position that was not reported has got an outcome."""
-        self._lost = position
         with self._pool.changed:
+            self._lost = position
             self._run.in_flight -= 1
 
     def give_back(self) -> None:
         """Give back what has no outcome."""
         with self._pool.changed:
-            start, lost = self.done, self._lost
-            if lost is not None:
-                self._run.give_back(self.first + lost + 1, self.first + self.kept)
-                self._run.give_back(self.first + start, self.first + lost)
-            else:
-                self._run.give_back(self.first + start, self.first + self.kept)
+            lost = self.kept if self._lost is None else self._lost
+            self._run.give_back(self.first + lost + 1, self.first + self.kept)
+            self._run.give_back(self.first + self.done, self.first + lost)
             self._pool.changed.notify_all()

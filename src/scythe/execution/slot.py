@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import datetime as dt
 import faulthandler
 import gc
 import json
@@ -50,7 +49,7 @@ from scythe.execution.messages import (
 from scythe.files import is_url
 from scythe.keys import check_key
 from scythe.origins import load_origin
-from scythe.outcomes import FEATURE, FILE, RESERVED_TABLES, SCALAR, Outcomes, failure, task
+from scythe.outcomes import FEATURE, FILE, RESERVED_TABLES, SCALAR, OutcomeList, failure, task
 from scythe.registry import Experiment
 from scythe.specs import (
     ExperimentInputSpec,
@@ -62,6 +61,9 @@ from scythe.specs import (
 
 REPORT_SECONDS = 0.25
 """Outcomes are reported at least this often; a slot that dies loses no older ones."""
+
+_NOTICEABLE_SECONDS = 0.001
+"""A shorter spec is not worth asking the system for its memory."""
 
 _MAX_LOG = 2**20
 _TAIL = 4096
@@ -125,7 +127,7 @@ class Slot:
         self._send(Ready())
 
     def _run(self, runner: SpecRunner, batch: Batch) -> None:
-        outcomes, reported = Outcomes(), time.monotonic()
+        outcomes, reported = OutcomeList(), time.monotonic()
         rows, specs = batch.rows, spec_values(batch)
         position = 0
         for values in specs:
@@ -133,14 +135,14 @@ class Slot:
             self._gauge.begin(position, now, self._log.position())
             if position >= self._gauge.limit:
                 break
-            if now - reported > REPORT_SECONDS and outcomes.rows:
-                self._send(Report(outcomes))
-                outcomes, reported = Outcomes(), now
+            if now - reported > REPORT_SECONDS and len(outcomes):
+                self._send(Report(outcomes.take()))
+                reported = now
             runner.run(rows[position], values, batch.paths, outcomes)
             position += 1
         self._gauge.begin(-1, time.monotonic())
-        if outcomes.rows:
-            self._send(Report(outcomes))
+        if len(outcomes):
+            self._send(Report(outcomes.take()))
         self._send(End(position))
 
     def request(self, message: Launch | Park) -> None:
@@ -195,14 +197,15 @@ class SpecRunner:
         self._needs_folder = experiment.wants_tempdir or copies
         self._copies = copies
         self._outputs = _OutputReader(experiment.output_type)
+        self._peak_memory = 0
 
-    def run(self, row: int, values: dict[str, Any], paths: Any, outcomes: Outcomes) -> None:
+    def run(self, row: int, values: dict[str, Any], paths: Any, outcomes: OutcomeList) -> None:
         """Run a spec, again after an exception while it has retries left, and add its outcome."""
         log_start = self._log.position()
         attempts = 0
         while True:
             attempts += 1
-            started, clock = dt.datetime.now(dt.UTC), time.perf_counter()
+            started, clock = time.time(), time.perf_counter()
             features: dict[str, Any] = {}
             folder = tempfile.mkdtemp(prefix="spec-", dir=self._work.folder) if self._needs_folder else None
             try:
@@ -214,7 +217,7 @@ class SpecRunner:
                 output = self._call(spec, folder)
                 result = self._outputs.read(output)
                 frames = self._frames(output)
-                result |= self._keep_files(output, values)
+                result |= self._keep_files(output)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -228,13 +231,14 @@ class SpecRunner:
                 if folder is not None:
                     shutil.rmtree(folder, ignore_errors=True)
             break
-        for name, stream in frames:
-            outcomes.frames.setdefault(name, []).append((row, stream))
+        seconds = time.perf_counter() - clock
+        if seconds > _NOTICEABLE_SECONDS or self._peak_memory == 0:
+            self._peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         how = task(
-            attempts=attempts, worker=self._worker, host=self._host, started=started,
-            seconds=time.perf_counter() - clock, peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            attempts=attempts, worker=self._worker, host=self._host, started=started, seconds=seconds,
+            peak_memory=self._peak_memory,
         )  # fmt: skip
-        outcomes.add(row, {**result, **features, **how}, ok=ok)
+        outcomes.add(row, {**result, **features, **how}, frames, ok=ok)
 
     def _call(self, spec: ExperimentInputSpec, folder: str | None) -> ExperimentOutputSpec:
         function = self._experiment.function
@@ -268,7 +272,7 @@ class SpecRunner:
                 path = Path(shutil.copyfile(path, target))
             spec.__dict__[name] = path
 
-    def _keep_files(self, output: ExperimentOutputSpec, values: dict[str, Any]) -> dict[str, Any]:
+    def _keep_files(self, output: ExperimentOutputSpec) -> dict[str, Any]:
         """Move output files out of the temporary folder, to where the parent takes them from."""
         kept: dict[str, Any] = {}
         for name in self._outputs.files:
