@@ -395,7 +395,7 @@ def _encode(specs: Sequence[ExperimentInputSpec], model: type[ExperimentInputSpe
 
 def _encode_column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
     try:
-        return encode_column(name, values, nested="json")
+        return encode_column(name, values, exact=True)
     except OutputError as error:
         raise SpecError(f"field {name!r}: {error}") from error
 

@@ -61,6 +61,14 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def say_stopped(run: str, progress: Progress) -> None:
+    """Say that a run was stopped, what is kept of it and how to go on."""
+    say(
+        f"\nStopped {run}: {progress.done + progress.failed:,} of {progress.total:,} specs have ended and are kept. "
+        f'Go on with scythe.open_run("{run}").resume().'
+    )
+
+
 def _open_bar() -> Any | None:
     """Return a running rich progress bar where one can be drawn."""
     in_notebook = "ipykernel" in sys.modules

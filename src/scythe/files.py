@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import quote, unquote, urlsplit
 
-from pydantic import AnyUrl, BeforeValidator, PlainSerializer, UrlConstraints, WithJsonSchema
+from pydantic import AnyUrl, PlainSerializer, PlainValidator, UrlConstraints, ValidationError, WithJsonSchema
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
@@ -19,14 +19,14 @@ _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 class S3Url(AnyUrl):
     """The URL of an object in a bucket, `s3://bucket/key`."""
 
-    _constraints = UrlConstraints(allowed_schemes=["s3"])
+    _constraints = UrlConstraints(allowed_schemes=["s3"], host_required=True)
 
 
 class FileMarker:
     """Marks an annotation as a file reference."""
 
 
-def parse_file_reference(value: Any) -> Any:
+def parse_file_reference(value: Any) -> Path | AnyUrl:
     """Tell URLs from local paths.
 
     >>> parse_file_reference("s3://bucket/a.epw")
@@ -37,17 +37,22 @@ def parse_file_reference(value: Any) -> Any:
     if isinstance(value, str):
         if not value.strip() or "\0" in value:
             raise ValueError("a file reference is a path or a URL; this one is empty or has a NUL character")
-        if _URL.match(value):
-            return S3Url(value) if value.startswith("s3://") else AnyUrl(value)
-        return Path(value)
+        return _parse_url(value) if _URL.match(value) else Path(value)
     if isinstance(value, Path | AnyUrl):
         return value
     raise ValueError(f"a file reference is a path or a URL, not {type(value).__name__}")
 
 
+def _parse_url(text: str) -> AnyUrl:
+    try:
+        return S3Url(text) if text.startswith("s3://") else AnyUrl(text)
+    except ValidationError as error:
+        raise ValueError(f"not a URL: {error.errors()[0]['msg']}") from error
+
+
 FileReference: TypeAlias = Annotated[
     Path | S3Url | AnyUrl,
-    BeforeValidator(parse_file_reference),
+    PlainValidator(parse_file_reference),
     PlainSerializer(str, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "uri-reference"}),
     FileMarker(),

@@ -39,13 +39,14 @@ from scythe.specs import BASE_FIELDS
 from scythe.stores import Store
 from scythe.tables import (
     ROW,
+    SUBINDEX,
     assemble,
     conform,
     encoding_of,
     find_clash,
     frame_levels,
-    index_level,
     needs_text,
+    shown_column,
     unify_schemas,
 )
 
@@ -152,8 +153,8 @@ class Gatherer:
 
     def _outcome_windows(self, name: str) -> Iterator[pa.Table]:
         columns = self._outcome_columns(name)
+        self._check(name, _select(self._schema, [ROW, OK, *columns]), self._parts)
         schema = _select(self._schema, [ROW, OK, *columns, *self._features()])
-        self._check(name, schema, self._parts)
         for specs, records in self._joined(self._parts, schema):
             if name in (SCALARS, FILES):
                 records = records.filter(records.column(OK))
@@ -179,20 +180,35 @@ class Gatherer:
         own = frame_levels(frame_schema)
         columns = {n: n for n in frame_schema.names if n != ROW and n not in own}
         self._check(name, frame_schema, parts)
+        own = [n for n in own if not self._repeats_level(n, parts, frame_schema)]
+        for specs, records in self._frame_records(parts, frame_schema):
+            yield self._assemble(specs, records, own, columns)
+
+    def _frame_records(self, parts: Sequence[PartKey], schema: pa.Schema) -> Iterator[tuple[_SpecWindow, pa.Table]]:
+        """Yield each window of specs with the records of their frames, and the computed features of each record."""
         outcome_schema = _select(self._schema, [ROW, OK, *self._features()])
-        outcomes = self._joined(self._parts, outcome_schema)
-        frames = _PartStream(self._store, parts, frame_schema)
-        for specs, records in outcomes:
+        frames = _PartStream(self._store, parts, schema)
+        for specs, records in self._joined(self._parts, outcome_schema):
             records = records.filter(records.column(OK))
             frame = frames.window(specs.first, specs.end, unique=False)
             positions = pc.index_in(frame.column(ROW), value_set=records.column(ROW).combine_chunks())
             frame = frame.filter(pc.is_valid(positions))
-            positions = positions.filter(pc.is_valid(positions))
-            spec_records = records.take(positions)
-            merged = frame
+            spec_records = records.take(positions.filter(pc.is_valid(positions)))
             for feature in self._features():
-                merged = merged.append_column(outcome_schema.field(feature), spec_records.column(feature))
-            yield self._assemble(specs, merged, own, columns)
+                frame = frame.append_column(outcome_schema.field(feature), spec_records.column(feature))
+            if SUBINDEX in schema.names:  # frames of one row are not numbered
+                position = frame.schema.get_field_index(SUBINDEX)
+                filled = pc.fill_null(frame.column(position), 0)
+                frame = frame.set_column(position, frame.schema.field(position), filled)
+            yield specs, frame
+
+    def _repeats_level(self, name: str, parts: Sequence[PartKey], schema: pa.Schema) -> bool:
+        """Tell whether a level of a frame's own index says what a level of the spec says anyway."""
+        for specs, records in self._frame_records(parts, schema):
+            levels = self._levels(specs, records)
+            if name not in levels.column_names or records.column(name).to_pylist() != levels.column(name).to_pylist():
+                return False
+        return True
 
     def _features(self) -> list[str]:
         return [n for n in self._schema.names if n.startswith(FEATURE)]
@@ -214,21 +230,25 @@ class Gatherer:
                 yield window, stream.window(first, end, unique=True)
 
     def _assemble(self, specs: _SpecWindow, records: pa.Table, own: list[str], columns: Mapping[str, str]) -> pa.Table:
-        levels = specs.levels(records.column(ROW))
-        for name in self._features():
-            source = records.schema.field(name)
-            level = index_level(source, records.column(name), exact=True)
-            levels = levels.append_column(pa.field(name.removeprefix(FEATURE), level.type), level)
+        levels = self._levels(specs, records)
         fields, arrays = [], []
         for column, shown in columns.items():
             if column in records.schema.names:
-                fields.append(records.schema.field(column).with_name(shown))
-                arrays.append(records.column(column))
+                field = records.schema.field(column)
+                arrays.append(shown_column(field, records.column(column)))
+                fields.append(field.with_name(shown).with_type(arrays[-1].type))
             else:
                 fields.append(pa.field(shown, pa.null()))
                 arrays.append(pa.nulls(records.num_rows))
         table = pa.table(arrays, schema=pa.schema(fields, metadata=records.schema.metadata))
         return assemble(levels, records.select(own), table)
+
+    def _levels(self, specs: _SpecWindow, records: pa.Table) -> pa.Table:
+        levels = specs.levels(records.column(ROW))
+        for name in self._features():
+            level = shown_column(records.schema.field(name), records.column(name))
+            levels = levels.append_column(pa.field(name.removeprefix(FEATURE), level.type), level)
+        return levels
 
 
 @dataclass(frozen=True)
@@ -240,10 +260,8 @@ class _SpecWindow:
 
     def levels(self, rows: pa.ChunkedArray) -> pa.Table:
         picked = self.table.take(pc.subtract(rows, self.first))
-        arrays = [
-            index_level(f, column, exact=f.name not in self.text)
-            for f, column in zip(picked.schema, picked.columns, strict=True)
-        ]
+        shown = [shown_column(f, column) for f, column in zip(picked.schema, picked.columns, strict=True)]
+        arrays = [a.cast(pa.string()) if n in self.text else a for n, a in zip(picked.column_names, shown, strict=True)]
         return pa.table(arrays, names=picked.schema.names)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from scythe.errors import InvalidKeyError
 
@@ -118,7 +118,18 @@ def frame_parts_name(frame: str) -> str:
     >>> parse_frame_parts_name(frame_parts_name("daily/north"))
     'daily/north'
     """
-    return "frame=" + quote(frame, safe="")
+    return "frame=" + frame.replace("%", "%25").replace("/", "%2F")
+
+
+def check_frame_name(frame: str) -> str:
+    """Return the name of a data frame if its table and its parts can be kept under it.
+
+    Raises:
+        InvalidKeyError: They cannot; see `check_key`.
+    """
+    for key in (frame, f"{frame}.pq", frame_parts_name(frame)):
+        check_key(key)
+    return frame
 
 
 def parse_frame_parts_name(name: str) -> str | None:

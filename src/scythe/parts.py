@@ -36,7 +36,7 @@ def outcome_table(outcomes: Outcomes) -> pa.Table:
             array = pa.array(microseconds.astype(np.int64)).cast(pa.timestamp("us", "UTC"))
             column = pa.field(name, array.type)
         else:
-            column, array = encode_column(name, values, nested="native")
+            column, array = encode_column(name, values, exact=False)
         fields.append(column)
         arrays.append(array)
     return pa.table(arrays, schema=pa.schema(fields))

@@ -127,7 +127,7 @@ class ExperimentRegistry:
     @classmethod
     def Register(  # noqa: N802 - the name of 1.x
         cls,
-        *,
+        *functions: Callable[..., Any],
         worker: object | None = None,
         description: str | None = None,
         name: str | None = None,
@@ -144,6 +144,7 @@ class ExperimentRegistry:
         """Register a function `(input_spec: In) -> Out`, or `(input_spec: In, tempdir: Path) -> Out`.
 
         Args:
+            *functions: Nothing; what is here was decorated without parentheses.
             worker: The Hatchet client to register with; Scythe's own where none is given.
             description: What the experiment does; the function's docstring where none is given.
             name: The name it goes by; `scythe_experiment_<function>` where none is given.
@@ -162,9 +163,15 @@ class ExperimentRegistry:
             ExperimentTypeExists: Another function has the name.
         """
         del worker  # the Hatchet engine's
+        if functions:
+            raise RegistrationError(
+                f"Register was given {getattr(functions[0], '__qualname__', functions[0])!r} instead of options. Write "
+                "@ExperimentRegistry.Register(), with parentheses, above the function."
+            )
         unknown = sorted(set(task_config) - HATCHET_OPTIONS)
         if unknown:
-            known = sorted({*inspect.signature(cls.Register).parameters, *HATCHET_OPTIONS} - {"task_config"})
+            own = set(inspect.signature(cls.Register).parameters) - {"functions", "task_config"}
+            known = sorted(own | HATCHET_OPTIONS)
             raise RegistrationError(f"Register has no option {unknown[0]!r}; it has: {', '.join(known)}.")
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
             raise SettingsError("retries", retries, "use a whole number from 0 on")
@@ -176,12 +183,8 @@ class ExperimentRegistry:
             options = Options(
                 description=description or inspect.getdoc(function),
                 desired_worker_labels=dict(desired_worker_labels or {}),
-                schedule_timeout=parse_duration(
-                    schedule_timeout or defaults.EXPERIMENT_SCHEDULE, setting="schedule_timeout"
-                ),
-                execution_timeout=parse_duration(
-                    execution_timeout or defaults.EXPERIMENT_EXECUTION, setting="execution_timeout"
-                ),
+                schedule_timeout=_timeout(schedule_timeout, "schedule_timeout", defaults.EXPERIMENT_SCHEDULE),
+                execution_timeout=_timeout(execution_timeout, "execution_timeout", defaults.EXPERIMENT_EXECUTION),
                 retries=retries,
                 inject_workflow_run_id=inject_workflow_run_id,
                 auto_fetch_files=auto_fetch_files,
@@ -199,12 +202,8 @@ class ExperimentRegistry:
     @classmethod
     def _add(cls, experiment: Experiment[Any, Any]) -> None:
         holder = cls._experiments.get(experiment.name)
-        if isinstance(holder, Experiment) and not _same_place(holder, experiment):
-            raise ExperimentTypeExists(
-                experiment.name,
-                holder=f"{holder.__module__}.{holder.__qualname__}",
-                function=f"{experiment.__module__}.{experiment.__qualname__}",
-            )
+        if holder is not None and not (isinstance(holder, Experiment) and _same_place(holder, experiment)):
+            raise ExperimentTypeExists(experiment.name, holder=_place(holder), function=_place(experiment))
         cls._experiments[experiment.name] = experiment
 
     @classmethod
@@ -217,7 +216,7 @@ class ExperimentRegistry:
                 "For a plain function use @ExperimentRegistry.Register()."
             )
         if cls._experiments.get(name, runnable) is not runnable:
-            raise ExperimentTypeExists(name, holder=repr(cls._experiments[name]), function=repr(runnable))
+            raise ExperimentTypeExists(name, holder=_place(cls._experiments[name]), function=_place(runnable))
         cls._experiments[name] = runnable
         return runnable
 
@@ -242,6 +241,16 @@ class ExperimentRegistry:
     def experiments(cls) -> list[Any]:
         """Return all that is registered, in order of registration."""
         return list(cls._experiments.values())
+
+
+def _timeout(value: str | timedelta | None, setting: str, default: timedelta) -> timedelta:
+    return default if value is None else parse_duration(value, setting=setting)
+
+
+def _place(runnable: Any) -> str:
+    if isinstance(runnable, Experiment):
+        return f"{runnable.__module__}.{runnable.__qualname__}"
+    return repr(runnable)
 
 
 def _same_place(a: Experiment[Any, Any], b: Experiment[Any, Any]) -> bool:
@@ -283,8 +292,8 @@ def _check_signature(function: Callable[..., Any]) -> _Signature:
             f"Put other parameters into the input spec. Write it as {shape}."
         )
     hints = _resolve_hints(function, name)
-    input_type = _check_model(hints.get("input_spec"), ExperimentInputSpec, name, "input_spec", shape)
-    output_type = _check_model(hints.get("return"), ExperimentOutputSpec, name, "the return value", shape)
+    input_type = _check_model(hints, "input_spec", ExperimentInputSpec, f"input_spec of {name}", shape)
+    output_type = _check_model(hints, "return", ExperimentOutputSpec, f"the return value of {name}", shape)
     if "tempdir" in names and hints.get("tempdir", Path) not in (Path, Path | None):
         raise RegistrationError(
             f"tempdir of {name} is annotated {hints['tempdir']!r}; it is a Path. Write it as {shape}."
@@ -298,19 +307,20 @@ def _resolve_hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     Only the ones that matter are resolved, and names of the typing world (`Path` under TYPE_CHECKING) may be missing.
     """
     hints = {}
+    names = inspect.unwrap(function).__globals__
     for key, annotation in function.__annotations__.items():
         if not isinstance(annotation, str):
             hints[key] = annotation
             continue
         try:
-            hints[key] = eval(annotation, function.__globals__)
-        except NameError as error:
-            if key == "tempdir":
+            hints[key] = eval(annotation, names)
+        except Exception as error:
+            if key == "tempdir" and isinstance(error, NameError):
                 hints[key] = Path
                 continue
             raise RegistrationError(
-                f"The annotation {annotation!r} of {name} names something that is not defined here ({error}). Define "
-                "or import it at the top of the module, above the function and not only under TYPE_CHECKING."
+                f"The annotation {annotation!r} of {name} cannot be resolved ({type(error).__name__}: {error}). Define "
+                "or import what it names at the top of the module, above the function and not only under TYPE_CHECKING."
             ) from error
     return hints
 
@@ -318,15 +328,16 @@ def _resolve_hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
 _Base = TypeVar("_Base", ExperimentInputSpec, ExperimentOutputSpec)
 
 
-def _check_model(annotation: Any, base: type[_Base], name: str, what: str, shape: str) -> type[_Base]:
-    if annotation is None:
+def _check_model(hints: Mapping[str, Any], key: str, base: type[_Base], what: str, shape: str) -> type[_Base]:
+    if key not in hints:
         raise RegistrationError(
-            f"{what} of {name} has no annotation; it must be a subclass of {base.__name__}. Write it as {shape}."
+            f"{what} has no annotation; it must be a subclass of {base.__name__}. Write the function as {shape}."
         )
+    annotation = hints[key]
     if not (isinstance(annotation, type) and issubclass(annotation, base)):
         shown = getattr(annotation, "__name__", None) or repr(annotation)
         raise RegistrationError(
-            f"{what} of {name} is annotated {shown}, which is not a subclass of {base.__name__}. "
-            f"Write `class {shown.title().replace('.', '')}({base.__name__}): …`, and the function as {shape}."
+            f"{what} is annotated {shown}, which is not a subclass of {base.__name__}. Write a "
+            f"`class MyModel({base.__name__}): …` with its values as fields, and the function as {shape}."
         )
     return annotation

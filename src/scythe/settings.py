@@ -15,7 +15,7 @@ from scythe.errors import SettingsError
 
 DEFAULT_FOLDER = "scythe-runs"
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -29,19 +29,24 @@ def parse_duration(value: str | timedelta | float, *, setting: str) -> timedelta
     >>> parse_duration("1h30m", setting="execution_timeout")
     datetime.timedelta(seconds=5400)
     """
-    if isinstance(value, timedelta):
-        duration = value
-    elif isinstance(value, int | float):
-        duration = timedelta(seconds=value)
-    else:
-        text = value.strip()
-        parts = _DURATION.findall(text)
-        if not parts or "".join(number + unit for number, unit in parts) != text.replace(" ", ""):
-            raise SettingsError(setting, value, 'write a duration such as "90s", "30m", "10h" or "1h30m"')
-        duration = timedelta(seconds=sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts))
+    try:
+        duration = value if isinstance(value, timedelta) else timedelta(seconds=_seconds(value))
+    except (ValueError, OverflowError) as error:
+        hint = 'write a duration such as "90s", "30m", "10h" or "1h30m"'
+        raise SettingsError(setting, value, hint) from error
     if duration <= timedelta(0):
         raise SettingsError(setting, value, "a time-out must be longer than nothing")
     return duration
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    text = str(value).replace(" ", "")
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{value!r} is not a duration")
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
 
 
 def _variable(name: str) -> str | None:
@@ -97,7 +102,7 @@ def slots(environment: Mapping[str, str] | None = None, *, cpus: int | None = No
     """
     text = (os.environ if environment is None else environment).get("SCYTHE_WORKER_SLOTS")
     if text:
-        if not text.isdigit() or int(text) < 1:
+        if not text.isdecimal() or int(text) < 1:
             raise SettingsError("SCYTHE_WORKER_SLOTS", text, "use a whole number from 1 on, or leave it unset")
         return int(text)
     count = (

@@ -123,7 +123,7 @@ class ExperimentInputSpec(BaseSpec):
             features and the additional data.
 
         Raises:
-            ValueError: `n_rows` and the number of mappings differ.
+            ValueError: `n_rows` and the number of mappings differ, or the additional data has the name of a level.
         """
         import pandas as pd
 
@@ -136,10 +136,14 @@ class ExperimentInputSpec(BaseSpec):
                 raise ValueError(f"n_rows={n_rows}, but additional_index_data has {len(extra)} rows; give one of them")
         excludes = set(additional_excludes)
         levels = {name: value for name, value in self._index_data().items() if name not in excludes}
-        rows = [{**levels, **row} for row in extra]
-        if include_sort_subindex and len(rows) > 1:
-            rows = [{**row, "sort_subindex": i} for i, row in enumerate(rows)]
-        return pd.MultiIndex.from_frame(pd.DataFrame(rows))
+        added = dict.fromkeys(name for row in extra for name in row)
+        if taken := [name for name in added if name in levels]:
+            raise ValueError(f"additional_index_data has {taken[0]!r}, which is a level anyway; call it something else")
+        columns = {name: [value] * len(extra) for name, value in levels.items()}
+        columns |= {name: [row.get(name) for row in extra] for name in added}
+        if include_sort_subindex and len(extra) > 1:
+            columns["sort_subindex"] = list(range(len(extra)))
+        return pd.MultiIndex.from_frame(pd.DataFrame(columns))
 
     def _index_data(self) -> dict[str, Any]:
         model = type(self)
@@ -332,6 +336,8 @@ def to_plain(value: Any) -> Any:
     for plain in (bool, int, float, str):  # NumPy's float64 and the like
         if isinstance(value, plain):
             return str.__str__(value) if plain is str else plain(value)
+    if hasattr(value, "dtype") or type(value).__name__ == "NAType":
+        return to_plain(_from_library(value))
     try:
         return to_jsonable_python(value, inf_nan_mode="constants", bytes_mode="base64", fallback=_from_library)
     except ValueError as error:
@@ -347,7 +353,12 @@ def _to_standard(value: Any) -> Any:
 
 
 def _from_library(value: Any) -> Any:
-    """Unwrap what NumPy and pandas wrap: their scalars and arrays."""
+    """Unwrap what NumPy and pandas wrap: their scalars and arrays, and what pandas calls missing."""
+    if type(value).__name__ == "NAType":
+        return None
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if type(value).__module__ == "numpy" and kind in ("m", "M"):
+        value = value.astype(f"{kind}8[us]")  # of nanoseconds, NumPy makes plain integers
     unwrap = getattr(value, "tolist", None) or getattr(value, "item", None)
     if unwrap is None:
         raise ValueError(f"unknown type {type(value).__name__}")

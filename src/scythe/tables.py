@@ -3,8 +3,10 @@
 A column holds its values natively where Arrow has one type for all of them. Where it has not, it holds JSON text, and
 the field's metadata says so (`encoding`):
 
-- `mixed`: scalars of several types (`int | str`, integers past 64 bits); an index level shows them as text.
-- `json`: lists, dicts and models of a spec; such a column is never an index level.
+- `mixed`: scalars of several types (`int | str`), or that Arrow cannot hold (integers past 64 bits); tables show text.
+- `json`: lists, dicts and models of a spec, and those of results whose types do not agree; never an index level.
+
+What a column becomes follows from its values and not from how they were spread over parts.
 
 Knows no store: what comes in and goes out are Arrow tables.
 """
@@ -21,14 +23,18 @@ import pyarrow.compute as pc
 from pydantic_core import to_jsonable_python
 
 from scythe.errors import TableClashError
-from scythe.specs import PLAIN_TYPES, to_plain
+from scythe.specs import BASE_FIELDS, PLAIN_TYPES, to_plain
 
 Encoding = Literal["plain", "mixed", "json"]
 
-ROW = "row"
+ROW = "scythe:row"
 """The column of every part that tells which spec (its place in specs.pq) a record belongs to."""
 
+SUBINDEX = "sort_subindex"
+"""The level that numbers the rows of a spec where it has several."""
+
 _ENCODING = b"scythe.encoding"
+_EXACT = b"scythe.exact"
 _PANDAS = b"scythe.pandas"
 _COLUMN_INDEXES = b"scythe.column_indexes"
 _EXACT_FLOAT = 2**53
@@ -47,14 +53,15 @@ def _field(name: str, type_: pa.DataType, encoding: Encoding = "plain") -> pa.Fi
 # values to columns and back
 
 
-def encode_column(name: str, values: Sequence[Any], *, nested: Literal["json", "native"]) -> tuple[pa.Field, pa.Array]:
+def encode_column(name: str, values: Sequence[Any], *, exact: bool) -> tuple[pa.Field, pa.Array]:
     """Turn values into a column.
 
     Args:
         name: The column's name.
         values: The values; whatever `specs.to_plain` takes.
-        nested: Keep lists and dicts as JSON text (specs: exact, whatever their shape) or as Arrow lists and structs
-            (results: ready to use) where their types agree.
+        exact: Every value comes out as it went in (specs): lists and dicts are JSON text, whatever their shape. Else
+            (results) a column is made ready to use: lists and dicts are Arrow's where their types agree, integers that
+            meet floats become floats, and times of several zones are in UTC.
 
     Raises:
         OutputError: A value is of a type that cannot be stored.
@@ -65,30 +72,32 @@ def encode_column(name: str, values: Sequence[Any], *, nested: Literal["json", "
         kinds = set(map(type, values))
     kinds.discard(type(None))
     if kinds & {list, dict}:
-        if nested == "native" and (array := _native(values)) is not None:
-            return _field(name, array.type), array
-        return _field(name, pa.string(), "json"), _json_text(values)
-    array = _scalars(kinds, values)
+        array = None if exact else _native(values)
+        if array is None:
+            return _field(name, pa.string(), "json"), _json_text(values)
+        return _field(name, array.type), array
+    array = _scalars(kinds, values, exact=exact)
     if array is None:
         return _field(name, pa.string(), "mixed"), _json_text(values)
-    return _field(name, array.type), array
+    field = _field(name, array.type)
+    return field.with_metadata({_EXACT: b"1"}) if exact and _is_rigid(array) else field, array
 
 
-def _scalars(kinds: set[type], values: Sequence[Any]) -> pa.Array | None:
-    """Return the native column of some scalars, or None if there is none that keeps them exactly."""
+def _scalars(kinds: set[type], values: Sequence[Any], *, exact: bool) -> pa.Array | None:
+    """Return the native column of some scalars, or None if there is none that keeps them."""
     try:
         if not kinds:
             return pa.nulls(len(values))
         if kinds == {int}:
-            try:
-                return pa.array(values, pa.int64())
-            except OverflowError:
-                return pa.array(values, pa.uint64())
+            return pa.array(values, pa.int64())
         if kinds == {int, float}:
-            exact = all(abs(v) <= _EXACT_FLOAT for v in values if type(v) is int)
-            return pa.array(values, pa.float64(), from_pandas=False) if exact else None
+            if exact and any(abs(v) > _EXACT_FLOAT for v in values if type(v) is int):
+                return None
+            return pa.array([None if v is None else float(v) for v in values], pa.float64(), from_pandas=False)
         if kinds == {dt.datetime}:
             zones = {str(v.tzinfo) for v in values if v is not None}
+            if len(zones) > 1 and not exact and str(None) not in zones:
+                return pa.array([None if v is None else v.astimezone(dt.UTC) for v in values])
             return pa.array(values) if len(zones) == 1 else None
         if kinds == {dt.time} and any(v is not None and v.tzinfo is not None for v in values):
             return None
@@ -97,18 +106,39 @@ def _scalars(kinds: set[type], values: Sequence[Any]) -> pa.Array | None:
         return None
 
 
+def _is_rigid(array: pa.Array) -> bool:
+    """Tell a column whose values another type would change: integers that floats round, times in a zone."""
+    if pa.types.is_timestamp(array.type):
+        return array.type.tz is not None
+    if not pa.types.is_integer(array.type):
+        return False
+    extent = pc.min_max(array)
+    return bool(max(-extent["min"].as_py(), extent["max"].as_py()) > _EXACT_FLOAT)
+
+
 def _native(values: Sequence[Any]) -> pa.Array | None:
     try:
         array = pa.array(values)
+        return pa.array(values, _fill_empty(array.type)) if _has_empty_struct(array.type) else array
     except (pa.ArrowException, OverflowError, ValueError, TypeError):
         return None
-    return None if _has_empty_struct(array.type) else array
+
+
+_NOTHING = pa.field("", pa.null())
+"""The one field of a struct that has none: Parquet cannot hold an empty struct."""
+
+
+def _fill_empty(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_struct(type_):
+        return pa.struct([f.with_type(_fill_empty(f.type)) for f in type_] or [_NOTHING])
+    return pa.list_(_fill_empty(type_.value_type)) if pa.types.is_list(type_) else type_
 
 
 def _has_empty_struct(type_: pa.DataType) -> bool:
+    """Tell whether a type has a struct without fields in it, filled or not."""
     if pa.types.is_struct(type_):
-        return type_.num_fields == 0 or any(_has_empty_struct(type_.field(i).type) for i in range(type_.num_fields))
-    return pa.types.is_list(type_) and _has_empty_struct(type_.value_type)
+        return list(type_) in ([], [_NOTHING]) or any(_has_empty_struct(field.type) for field in type_)
+    return _is_list(type_) and _has_empty_struct(type_.value_type)
 
 
 def _json_text(values: Iterable[Any]) -> pa.Array:
@@ -128,21 +158,27 @@ def decode_column(field: pa.Field, array: pa.Array | pa.ChunkedArray) -> list[An
     return [None if v is None else json.loads(v) for v in values]
 
 
-def index_level(field: pa.Field, array: pa.Array | pa.ChunkedArray, *, exact: bool) -> pa.Array | pa.ChunkedArray:
-    """Return a spec column as an index level.
-
-    Args:
-        field: The column's field.
-        array: Its values.
-        exact: Whether pandas can hold the level natively; `needs_text` tells.
-    """
+def shown_column(field: pa.Field, array: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Return a column as tables show it: mixed scalars as text."""
     if encoding_of(field) == "mixed":
         return pa.array([None if v is None else _text(v) for v in decode_column(field, array)], pa.string())
-    return array if exact else array.cast(pa.string())
+    return _json_text(_values(array)) if _has_empty_struct(field.type) else array
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _values(array: pa.Array | pa.ChunkedArray) -> list[Any]:
+    values: list[Any] = array.to_pylist()
+    return [_without_filling(value) for value in values] if _has_empty_struct(array.type) else values
+
+
+def _without_filling(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_filling(item) for name, item in value.items() if name != _NOTHING.name}
+    return [_without_filling(item) for item in value] if isinstance(value, list) else value
 
 
 def needs_text(type_: pa.DataType, *, nulls: bool, largest: int) -> bool:
@@ -164,11 +200,29 @@ def unify_schemas(schemas: Sequence[pa.Schema]) -> pa.Schema:
     fields: dict[str, pa.Field] = {}
     metadata: dict[bytes, bytes] = {}
     for schema in schemas:
-        metadata = {**(schema.metadata or {}), **metadata}
+        metadata = _unify_metadata(metadata, schema.metadata or {})
         for field in schema:
             known = fields.get(field.name)
             fields[field.name] = field if known is None else _unify_fields(known, field)
     return pa.schema(list(fields.values()), metadata=metadata or None)
+
+
+def _unify_metadata(a: dict[bytes, bytes], b: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    merged = {**b, **a}
+    if _COLUMN_INDEXES in a and _COLUMN_INDEXES in b:
+        one, other = json.loads(a[_COLUMN_INDEXES]), json.loads(b[_COLUMN_INDEXES])
+        merged[_COLUMN_INDEXES] = json.dumps(_unify_column_indexes(one, other)).encode()
+    return merged
+
+
+def _unify_column_indexes(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return how pandas restores the names of columns: where frames do not agree, they stay the text they are here."""
+    if len(a) != len(b):
+        return [_PLAIN_COLUMN_INDEX]
+    return [
+        x if x == y else {**_PLAIN_COLUMN_INDEX, "name": x["name"] if x["name"] == y["name"] else None}
+        for x, y in zip(a, b, strict=True)
+    ]
 
 
 def _unify_fields(a: pa.Field, b: pa.Field) -> pa.Field:
@@ -179,10 +233,12 @@ def _unify_fields(a: pa.Field, b: pa.Field) -> pa.Field:
     if pa.types.is_null(a.type) or pa.types.is_null(b.type):
         winner = b if pa.types.is_null(a.type) else a
         return winner.with_metadata(metadata | (winner.metadata or {})) if metadata else winner
-    if encodings == {"plain"} and (type_ := _unify_types(a.type, b.type)) is not None:
-        return a.with_type(type_).with_metadata(metadata or None)
-    encoding = b"json" if "json" in encodings else b"mixed"
-    return pa.field(a.name, pa.string(), metadata={**metadata, _ENCODING: encoding})
+    if encodings == {"plain"}:
+        type_ = _unify_types(a.type, b.type)
+        if type_ is not None and all(f.type == type_ for f in (a, b) if _EXACT in (f.metadata or {})):
+            return a.with_type(type_).with_metadata(metadata or None)
+    is_nested = "json" in encodings or any(pa.types.is_nested(f.type) for f in (a, b))
+    return pa.field(a.name, pa.string(), metadata={**metadata, _ENCODING: b"json" if is_nested else b"mixed"})
 
 
 def _unify_types(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
@@ -212,13 +268,24 @@ def _unify_types(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         return pa.duration(_finer(a.unit, b.unit))
     if _is_text(a) and _is_text(b):
         return pa.large_string()
+    if types.is_decimal(a) and types.is_decimal(b):
+        scale = max(a.scale, b.scale)
+        return _decimal(max(a.precision - a.scale, b.precision - b.scale) + scale, scale)
     if _is_list(a) and _is_list(b):
         value = _unify_types(a.value_type, b.value_type)
         return None if value is None else pa.list_(value)
     if types.is_struct(a) and types.is_struct(b):
         merged = unify_schemas([pa.schema(list(a)), pa.schema(list(b))])
-        return None if any(encoding_of(field) != "plain" for field in merged) else pa.struct(list(merged))
+        if any(encoding_of(field) != "plain" for field in merged):
+            return None
+        return pa.struct([field for field in merged if field != _NOTHING] or [_NOTHING])
     return None
+
+
+def _decimal(precision: int, scale: int) -> pa.DataType | None:
+    if precision > 76:  # the widest there is
+        return None
+    return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
 
 
 def _finer(a: str, b: str) -> str:
@@ -249,12 +316,14 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _conform_column(source: pa.Field, column: pa.ChunkedArray, target: pa.Field) -> Any:
     if encoding_of(target) != "plain" and encoding_of(source) == "plain":
-        return _json_text(column.to_pylist())
+        return _json_text(_values(column))
     if column.type == target.type:
         return column
     if pa.types.is_dictionary(target.type):
         values = column.cast(target.type.value_type)
         return pc.dictionary_encode(values.combine_chunks()).cast(target.type)
+    if pa.types.is_floating(target.type):
+        return column.cast(target.type, safe=False)  # past 2^53 integers are rounded
     try:
         return column.cast(target.type)
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError):
@@ -273,23 +342,22 @@ def find_clash(name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> Tabl
     Args:
         name: The table's name, for the message.
         schema: The unified schema of the tables.
-        tables: The parts, each with the column `row`.
+        tables: The parts under that schema.
     """
-    clashing = [field.name for field in schema if encoding_of(field) == "mixed"]
-    if not clashing:
+    seen: dict[str, dict[str, int]] = {field.name: {} for field in schema if encoding_of(field) == "mixed"}
+    if not seen:
         return None
-    column = clashing[0]
-    seen: dict[str, int] = {}
     for table in tables:
-        position = table.schema.get_field_index(column)
-        if position < 0:
-            continue
-        field = table.schema.field(position)
-        for row, value in zip(table.column(ROW).to_pylist(), decode_column(field, table.column(position)), strict=True):
-            if value is not None:
-                kind = type(value).__name__
-                seen[kind] = min(row, seen.get(kind, row))
-    return TableClashError(name, column, sorted(seen.items(), key=lambda item: item[1]))
+        rows = table.column(ROW).to_pylist()
+        for column, kinds in seen.items():
+            for row, value in zip(rows, decode_column(table.schema.field(column), table.column(column)), strict=True):
+                if value is not None:
+                    kind = type(value).__name__
+                    kinds[kind] = min(row, kinds.get(kind, row))
+    for column, kinds in seen.items():
+        if len(kinds) > 1:
+            return TableClashError(name, column, sorted(kinds.items(), key=lambda item: item[1]))
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -299,28 +367,36 @@ def find_clash(name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> Tabl
 def frame_to_table(frame: Any, *, drop_levels: Iterable[str]) -> pa.Table:
     """Turn a user's data frame into a table of columns that remember what pandas knew about them.
 
+    A frame's own index is kept. An integer index without a name numbers the rows: it is the level `sort_subindex`,
+    which a frame of one row (or none) does without.
+
     Args:
         frame: A pandas DataFrame.
-        drop_levels: Levels of its index to leave out: those of the spec, which every table gets anyway.
+        drop_levels: The spec's levels, which every table gets anyway: left out of an index that was made from the spec,
+            which is one that has the spec's id or place.
     """
     import pandas as pd
 
-    drop = [name for name in frame.index.names if name is not None and name in set(drop_levels)]
-    if drop and len(drop) == frame.index.nlevels:
-        frame = frame.reset_index(drop=True)
-        frame.index.name = "sort_subindex"
-    elif drop:
-        frame = frame.reset_index(level=drop, drop=True)
-    if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None:
-        frame = frame.rename_axis(index="sort_subindex")
+    levels = set(drop_levels).intersection(frame.index.names)
+    if not levels.isdisjoint(BASE_FIELDS):
+        frame = frame.reset_index(level=list(levels), drop=True)
+    index = frame.index
+    if index.nlevels == 1 and index.name is None and pd.api.types.is_integer_dtype(index.dtype):
+        frame = frame.rename_axis(index=SUBINDEX)
+    is_numbered = frame.index.name == SUBINDEX and index.equals(pd.RangeIndex(len(frame)))
     table = pa.Table.from_pandas(frame, preserve_index=True)
     described = json.loads(table.schema.metadata[b"pandas"])
     entries = {entry["field_name"]: entry for entry in described["columns"]}
+    if len(frame) == 0 or (len(frame) == 1 and is_numbered):
+        table = table.drop_columns(described["index_columns"])
+    if len(frame) == 0:  # its columns are known, their types are not
+        table = pa.table([pa.nulls(0)] * table.num_columns, names=table.column_names)
     fields = []
     for field in table.schema:
-        entry = {**entries[field.name], "is_level": field.name in described["index_columns"]}
+        is_level = field.name in described["index_columns"]
+        entry = {**entries[field.name], "is_level": is_level, "arrow_type": str(field.type)}
         fields.append(field.with_metadata({_PANDAS: json.dumps(entry).encode()}))
-    metadata = {_COLUMN_INDEXES: json.dumps(described["column_indexes"]).encode()}
+    metadata = {_COLUMN_INDEXES: json.dumps(described["column_indexes"]).encode()} if len(frame.columns) else None
     return pa.table(table.columns, schema=pa.schema(fields, metadata=metadata))
 
 
@@ -386,7 +462,7 @@ def _describe(field: pa.Field, stored: str) -> dict[str, Any]:
     """Describe a column as pandas does; what a user's frame said of it holds while its type is still the same."""
     known = _pandas_entry(field)
     pandas_type, numpy_type, metadata = _pandas_types(field.type)
-    if known and known["pandas_type"] == pandas_type:
+    if known and known["arrow_type"] == str(field.type):
         numpy_type, metadata = known["numpy_type"], known["metadata"]
     return {
         "name": known.get("name", field.name),

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 VersioningStrategy = Literal["bumpmajor", "bumpminor", "bumppatch", "keep"]
 
-_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
-_TIMESTAMP = re.compile(r"(\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2})(?:-(\d{2,}))?")
+_NUMBER = "(0|[1-9][0-9]*)"
+_VERSION = re.compile(rf"v?{_NUMBER}\.{_NUMBER}\.{_NUMBER}")
+_TIMESTAMP = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}-[0-9]{2}-[0-9]{2})(?:-(0[2-9]|[1-9][0-9]+))?")
 _TIMESTAMP_FORMAT = "%Y-%m-%d_%H-%M-%S"
 
 
@@ -88,19 +89,17 @@ def next_version(latest: SemVer | None, strategy: VersioningStrategy | SemVer) -
     >>> str(next_version(SemVer(1, 4), "bumppatch"))
     'v1.4.1'
     """
-    if isinstance(strategy, SemVer):
-        return strategy
-    if latest is None:
-        return SemVer(1)
     match strategy:
+        case SemVer():
+            return strategy
         case "bumpmajor":
-            return latest.next_major_version()
+            return latest.next_major_version() if latest else SemVer(1)
         case "bumpminor":
-            return latest.next_minor_version()
+            return latest.next_minor_version() if latest else SemVer(1)
         case "bumppatch":
-            return latest.next_patch_version()
+            return latest.next_patch_version() if latest else SemVer(1)
         case "keep":
-            return latest
+            return latest or SemVer(1)
     raise ValueError(
         f"version={strategy!r}: use 'bumpmajor', 'bumpminor', 'bumppatch', 'keep' or a SemVer such as SemVer(1, 2)"
     )
@@ -136,4 +135,8 @@ def parse_timestamp(text: str) -> tuple[datetime, int]:
 
 def is_timestamp(text: str) -> bool:
     """Tell whether a name is that of a run."""
-    return _TIMESTAMP.fullmatch(text) is not None
+    try:
+        parse_timestamp(text)
+    except ValueError:
+        return False
+    return True

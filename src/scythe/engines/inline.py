@@ -58,8 +58,9 @@ class InlineEngine(Engine):
                         batch = reader.read(start, min(end, start + _BATCH))
                         ids = output_ids(batch)
                         for row, values in zip(batch.rows, spec_values(batch), strict=True):
+                            outcome, frames, ok = runner.run(values, batch.paths)
                             outcomes = OutcomeList()
-                            runner.run(row, values, batch.paths, outcomes)
+                            outcomes.add(row, outcome, frames, ok=ok)
                             recorder.record(outcomes.take(), ids)
                             recorder.flush(running=1)
                 interrupted = False

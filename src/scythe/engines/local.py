@@ -22,6 +22,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -74,18 +75,22 @@ class LocalEngine(Engine):
     def _forget(self) -> None:
         """In a forked child: the pool is the parent's."""
         self._lock = threading.Lock()
-        self._pool = None
+        if self._pool is not None:
+            atexit.unregister(self._pool.end)
+            self._pool = None
 
     @override
     def start(self, job: Job) -> None:
+        options = replace(job.options, task_config={}, desired_worker_labels={})  # Hatchet's; who knows if they pickle
+        job = replace(job, options=options)
         if (slot := slot_process.current()) is not None:
             slot.request(Launch(job))
             return
         with self._lock:
-            if self._pool is None or not self._pool.add(job, depth=0):
+            if self._pool is None or not self._pool.add(job):
                 self._pool = Pool(self._slots or default_slots(), self._ended)
-                atexit.register(self._pool.stop)
-                self._pool.add(job, depth=0)
+                atexit.register(self._pool.end)
+                self._pool.add(job)
 
     @override
     def stop(self, prefix: str) -> None:
@@ -363,6 +368,8 @@ class Pool:
         """Write what a run has, and close it when it is over."""
         with self.changed:
             over = run.in_flight == 0 and (run.n_pending == 0 or run.ending)
+            if run.parent is not None and run.parent.ending and run.parent.in_flight:
+                over = False  # first ends who waits for it
             running = min(run.in_flight, len(self._threads))
         try:
             if not over:
@@ -457,7 +464,7 @@ class SlotThread(threading.Thread):
             if run.ending:
                 process.gauge.limit = 0
                 grace_ends = grace_ends or now + _GRACE_SECONDS
-                if now > grace_ends:
+                if now > grace_ends or self._waits:  # a spec must not see that the run it waits for was stopped
                     self._end_process()
                     break
             elif (seconds > _STUCK_SECONDS or now - began > _LONG_SECONDS) and self._pool.hungry():
@@ -524,11 +531,13 @@ class SlotThread(threading.Thread):
 
     def _fail_spec(self, run: LocalRun, rows: _Range, position: int, why: dict[str, object], seconds: float) -> None:
         """Record a spec that took its process along; those before it that were not reported are run again."""
-        started = datetime.fromtimestamp(time.time() - seconds, UTC)
-        how = task(attempts=1, worker=self._worker, host=self._host, started=started, seconds=seconds, peak_memory=0)
-        outcomes = Outcomes()
+        how = task(
+            attempts=1, worker=self._worker, host=self._host, started=time.time() - seconds, seconds=seconds,
+            peak_memory=0,
+        )  # fmt: skip
+        outcomes = OutcomeList()
         outcomes.add(rows.first + position, {**why, **how}, ok=False)
-        run.recorder.record(outcomes, {})
+        run.recorder.record(outcomes.take(), {})
         rows.lose(position)
 
 

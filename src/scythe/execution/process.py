@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,10 @@ TICK_SECONDS = 0.1
 
 _BOOTSTRAP = """\
 import sys, json
-sys.path[:] = json.loads(sys.argv[1])
+settings = json.loads(sys.argv[1])
+sys.path[:], sys.argv[:] = settings["path"], settings["argv"]
 from scythe.execution.slot import main
-main(int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:7])
+main(*settings["slot"])
 """
 
 
@@ -62,6 +62,12 @@ class SlotDiedError(Exception):
         self.seconds = seconds
 
     @property
+    def message(self) -> str:
+        """What happened, for people."""
+        hint = " (the system may have run out of memory)" if self.exit_code == -signal.SIGKILL else ""
+        return f"the worker process died: {self.cause}{hint}"
+
+    @property
     def cause(self) -> str:
         """What ended it, as users know it: `SIGSEGV`, `exit code 3`."""
         if self.exit_code < 0:
@@ -74,16 +80,8 @@ class LoadError(Exception):
     """The process cannot load the experiment; the text says why."""
 
 
-@dataclass(frozen=True)
-class Tick:
-    """Nothing came for a moment: the position the slot is at, and for how many seconds it has been."""
-
-    position: int
-    seconds: float
-
-
 class SlotProcess:
-    """One slot's process. To be used, and kept, by the thread that made it: the process ends with that thread."""
+    """One slot's process; for use by one thread."""
 
     def __init__(self, folder: Path, *, number: int, worker: str) -> None:
         self._log = folder / f"slot-{number}.log"
@@ -93,30 +91,51 @@ class SlotProcess:
             self._buffer = mmap.mmap(file.fileno(), Gauge.SIZE)
         self.gauge = Gauge(self._buffer)
         self._connection, theirs = Pipe()
-        arguments = [
-            json.dumps(sys.path),
-            str(theirs.fileno()),
-            str(os.getpid()),
-            str(gauge_path),
-            str(self._log),
-            worker,
-        ]
-        self._process = subprocess.Popen(
-            [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _BOOTSTRAP, *arguments],  # type: ignore[attr-defined]
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
+        lifeline, self._lifeline = os.pipe()
+        # The script's arguments are there when its module is loaded, as in the process that began.
+        settings = {
+            "path": [str(entry) for entry in sys.path],
+            "argv": sys.argv,
+            "slot": [theirs.fileno(), lifeline, str(gauge_path), worker],
+        }
+        try:
+            with self._log.open("w+b") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, *_interpreter_flags(), "-c", _BOOTSTRAP, json.dumps(settings)],
+                    pass_fds=[theirs.fileno(), lifeline],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline)
+        _alive.add(self)
         self._loaded: set[str] = set()
+        self._files: dict[str, object] = {}
 
     @property
     def pid(self) -> int:
         """The process's id."""
         return self._process.pid
 
-    def load(self, work: Work) -> None:
-        """Have the process load an experiment, if it has not yet.
+    @property
+    def now(self) -> tuple[int, float]:
+        """The position it is at (-1 between batches), and for how many seconds it has been."""
+        position, since = self.gauge.current
+        return position, time.monotonic() - since
+
+    def suits(self, work: Work) -> bool:
+        """Tell whether it can load a work as it is now: it has not imported another version of its file."""
+        origin = work.origin
+        return origin.path is None or self._files.get(origin.path, origin.stamp) == origin.stamp
+
+    def load(self, work: Work, *, on_request: Callable[[Launch | Park], Reply]) -> Iterator[None]:
+        """Have the process load an experiment, if it has not yet; yield now and then.
 
         Raises:
             LoadError: It cannot.
@@ -124,20 +143,28 @@ class SlotProcess:
         """
         if work.key in self._loaded:
             return
+        self.gauge.begin(-1, time.monotonic())
         self._send(Load(work))
         while True:
-            match self._receive():
+            message = self._receive()
+            match message:
                 case Ready():
                     self._loaded.add(work.key)
+                    if work.origin.path is not None:
+                        self._files[work.origin.path] = work.origin.stamp
                     return
                 case Broken(reason):
                     raise LoadError(reason)
+                case Launch() | Park():
+                    self._send(on_request(message))
+                case None:
+                    yield
 
-    def run(self, batch: Batch, *, on_request: Callable[[Launch | Park], Reply]) -> Iterator[Outcomes | Tick | End]:
-        """Run a batch: yield outcomes as they come, a tick when nothing does, and at last its end.
+    def run(self, batch: Batch, *, on_request: Callable[[Launch | Park], Reply]) -> Iterator[Outcomes | End | None]:
+        """Run a batch: yield outcomes as they come, None when nothing does for a moment, and at last its end.
 
         Raises:
-            SlotDiedError: The process died; `gauge.current` tells at which position.
+            SlotDiedError: The process died.
         """
         self.gauge.begin(-1, time.monotonic())
         self.gauge.limit = len(batch.rows)
@@ -153,8 +180,7 @@ class SlotProcess:
                 case Launch() | Park():
                     self._send(on_request(message))
                 case None:
-                    position, since = self.gauge.current
-                    yield Tick(position, time.monotonic() - since)
+                    yield None
 
     def _send(self, message: Any) -> None:
         try:
@@ -177,10 +203,8 @@ class SlotProcess:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         self.kill()
-        position, since = self.gauge.current
-        return SlotDiedError(
-            self._process.returncode, self.output(), position=position, seconds=time.monotonic() - since
-        )
+        position, seconds = self.now
+        return SlotDiedError(self._process.returncode, self.output(), position=position, seconds=seconds)
 
     def output(self, limit: int = 4096) -> str:
         """Return the last lines that the position at hand wrote."""
@@ -194,7 +218,32 @@ class SlotProcess:
 
     def kill(self) -> None:
         """End the process, and what it started, at once."""
+        if self._connection.closed:
+            return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        _alive.discard(self)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close our ends of the pipes."""
         self._connection.close()
+        os.close(self._lifeline)
+
+
+_alive: set[SlotProcess] = set()
+
+
+def _forget() -> None:
+    """In a forked child: these are the parent's; holding on to them would keep slots alive that have lost it."""
+    while _alive:
+        _alive.pop()._let_go()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _interpreter_flags() -> list[str]:
+    """Return the options this Python was started with: warnings, -X, -O and the like."""
+    return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return]

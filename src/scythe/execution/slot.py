@@ -7,8 +7,8 @@ prints goes to a file, whose last lines are kept with a spec that fails. When it
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
+import fcntl
 import gc
 import json
 import mmap
@@ -16,6 +16,7 @@ import os
 import pickle
 import queue
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -24,12 +25,13 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import BaseModel, ValidationError
+from typing_extensions import override
 
 from scythe.errors import OutputError, ScytheError, SpecError
 from scythe.execution.messages import (
@@ -85,18 +87,39 @@ class Slot:
         self._connection = connection
         self._gauge = gauge
         self._worker = worker
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Load | Run] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._request_lock = threading.Lock()
         self._send_lock = threading.Lock()
+        self._outcomes = OutcomeList()
+        self._outcomes_lock = threading.Lock()
         self._loaded: dict[str, SpecRunner] = {}
         self._log = OutputFile()
+        os.register_at_fork(after_in_child=_forget)
         threading.Thread(target=self._read, name="scythe-slot-reader", daemon=True).start()
 
     def _read(self) -> None:
+        """Take what the parent says, and report outcomes now and then, however long a spec takes."""
         while True:
             try:
-                self._inbox.put(pickle.loads(self._connection.recv_bytes()))
+                if not self._connection.poll(REPORT_SECONDS):
+                    self._report()
+                    continue
+                message = pickle.loads(self._connection.recv_bytes())
             except (EOFError, OSError):
                 _kill_group()
+            if isinstance(message, Reply):
+                self._replies.put(message)
+            else:
+                self._inbox.put(message)
+
+    def _report(self) -> None:
+        """Send the outcomes there are; those of a batch in their order."""
+        with self._send_lock:
+            with self._outcomes_lock:
+                outcomes = self._outcomes.take() if len(self._outcomes) else None
+            if outcomes is not None:
+                self._connection.send_bytes(pickle.dumps(Report(outcomes), protocol=5))
 
     def _send(self, message: Any) -> None:
         data = pickle.dumps(message, protocol=5)
@@ -127,22 +150,18 @@ class Slot:
         self._send(Ready())
 
     def _run(self, runner: SpecRunner, batch: Batch) -> None:
-        outcomes, reported = OutcomeList(), time.monotonic()
         rows, specs = batch.rows, spec_values(batch)
         position = 0
         for values in specs:
-            now = time.monotonic()
-            self._gauge.begin(position, now, self._log.position())
+            self._gauge.begin(position, time.monotonic(), self._log.position())
             if position >= self._gauge.limit:
                 break
-            if now - reported > REPORT_SECONDS and len(outcomes):
-                self._send(Report(outcomes.take()))
-                reported = now
-            runner.run(rows[position], values, batch.paths, outcomes)
+            outcome, frames, ok = runner.run(values, batch.paths)
+            with self._outcomes_lock:
+                self._outcomes.add(rows[position], outcome, frames, ok=ok)
             position += 1
         self._gauge.begin(-1, time.monotonic())
-        if len(outcomes):
-            self._send(Report(outcomes.take()))
+        self._report()
         self._send(End(position))
 
     def request(self, message: Launch | Park) -> None:
@@ -151,9 +170,9 @@ class Slot:
         Raises:
             ScytheError: The parent says no.
         """
-        self._send(message)
-        reply = self._inbox.get()
-        assert isinstance(reply, Reply)
+        with self._request_lock:  # user code may have several threads, some left over from specs before
+            self._send(message)
+            reply = self._replies.get()
         if reply.error is not None:
             raise ScytheError(reply.error)
 
@@ -198,17 +217,28 @@ class SpecRunner:
         self._copies = copies
         self._outputs = _OutputReader(experiment.output_type)
         self._peak_memory = 0
+        self._home: str | None = None
+        with contextlib.suppress(OSError):
+            self._home = os.getcwd()
 
-    def run(self, row: int, values: dict[str, Any], paths: Any, outcomes: OutcomeList) -> None:
-        """Run a spec, again after an exception while it has retries left, and add its outcome."""
+    def run(
+        self, values: dict[str, Any], paths: Mapping[str, str]
+    ) -> tuple[dict[str, Any], list[tuple[str, bytes]], bool]:
+        """Run a spec, again after an exception while it has retries left.
+
+        Returns:
+            Its outcome: values by column, data frames by name, and whether it succeeded.
+        """
         log_start = self._log.position()
         attempts = 0
         while True:
             attempts += 1
             started, clock = time.time(), time.perf_counter()
             features: dict[str, Any] = {}
-            folder = tempfile.mkdtemp(prefix="spec-", dir=self._work.folder) if self._needs_folder else None
+            folder: str | None = None
             try:
+                if self._needs_folder:
+                    folder = tempfile.mkdtemp(prefix="spec-", dir=self._work.folder)
                 spec = self._validate(values, strict=False, by_alias=True, by_name=True)
                 if paths:
                     self._localize(spec, paths, folder)
@@ -228,6 +258,10 @@ class SpecRunner:
             else:
                 ok = True
             finally:
+                self._log.restore()
+                if self._home is not None:  # where specs start, wherever user code went
+                    with contextlib.suppress(OSError):
+                        os.chdir(self._home)
                 if folder is not None:
                     shutil.rmtree(folder, ignore_errors=True)
             break
@@ -238,7 +272,7 @@ class SpecRunner:
             attempts=attempts, worker=self._worker, host=self._host, started=started, seconds=seconds,
             peak_memory=self._peak_memory,
         )  # fmt: skip
-        outcomes.add(row, {**result, **features, **how}, frames, ok=ok)
+        return {**result, **features, **how}, frames, ok
 
     def _call(self, spec: ExperimentInputSpec, folder: str | None) -> ExperimentOutputSpec:
         function = self._experiment.function
@@ -346,7 +380,8 @@ class _OutputReader:
         for name, value in (output.__pydantic_extra__ or {}).items():
             values[SCALAR + name] = value
         for column, value in values.items():
-            if type(value) not in (float, int, bool, str):
+            kind = type(value)
+            if kind not in (float, int, bool) and not (kind is str and value.isascii()):
                 values[column] = _output_plain(value, column.removeprefix(SCALAR))
         for name in self._text:
             value = values[SCALAR + name]
@@ -363,9 +398,19 @@ def _output_plain(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_output_plain(item, name) for item in value]
     try:
-        return to_plain(value)
+        plain = to_plain(value)
+        if isinstance(plain, str):
+            _check_text(plain)
+        return plain
     except OutputError as error:
         raise OutputError(f"output field {name!r}: {error}") from error
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise OutputError(f"the text {text!a} is not valid unicode") from error
 
 
 def _check_frame_name(name: str) -> str:
@@ -417,6 +462,8 @@ def _render_traceback(error: BaseException) -> str:
 
 
 def _bounded(text: str, limit: int) -> str:
+    """Shorten a text, and make sure it can be written: a message may hold half a character of a file name."""
+    text = text.encode(errors="backslashreplace").decode()
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]}\n… {len(text) - limit:,} characters left out …\n{text[-limit // 2 :]}"
@@ -437,26 +484,49 @@ class Log:
         """Return the last lines written since a position."""
         return ""
 
+    def restore(self) -> None:
+        """Undo what user code may have done to the streams."""
+
 
 class OutputFile(Log):
     """The file that the standard output and error of a slot's process are."""
 
+    def __init__(self) -> None:
+        self._file = os.dup(1)
+        self._streams = [_open_stream(1), _open_stream(2)]
+        self.restore()
+
+    @override
     def position(self) -> int:
         """Return where the log stands; once it is long it starts again, for only its end is ever read."""
-        position = os.lseek(1, 0, os.SEEK_CUR)
+        position = os.lseek(self._file, 0, os.SEEK_CUR)
         if position > _MAX_LOG:
-            os.ftruncate(1, 0)
-            return os.lseek(1, 0, os.SEEK_SET)
+            os.ftruncate(self._file, 0)
+            return os.lseek(self._file, 0, os.SEEK_SET)
         return position
 
+    @override
     def tail(self, start: int) -> str:
-        """Return the last lines written since a position."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
-        end = os.lseek(1, 0, os.SEEK_CUR)
+        end = os.lseek(self._file, 0, os.SEEK_CUR)
         start = max(start, end - _TAIL)
-        return os.pread(1, max(0, end - start), start).decode(errors="replace")
+        return os.pread(self._file, max(0, end - start), start).decode(errors="replace")
+
+    @override
+    def restore(self) -> None:
+        os.dup2(self._file, 1)
+        os.dup2(self._file, 2)
+        for i, stream in enumerate(self._streams):
+            if stream.closed:
+                self._streams[i] = _open_stream(i + 1)
+        sys.stdout, sys.stderr = self._streams
+
+
+def _open_stream(number: int) -> TextIO:
+    """Open a standard stream, by line: what a crash cuts off is in the log."""
+    return open(number, "w", buffering=1, closefd=False, errors="backslashreplace")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -470,29 +540,33 @@ def _kill_group() -> None:
     os._exit(1)
 
 
-def _die_with_parent(parent: int) -> None:
-    """Ask Linux to end this process with its parent, whatever native code it is in."""
+def _die_with_parent(lifeline: int) -> None:
+    """Ask Linux to end this process and what it started with its parent, whatever native code it is in.
+
+    The parent holds the other end of a pipe, and nobody writes to it: only the parent's end makes it readable.
+    """
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline], [], [], 0)[0]:
+        _kill_group()
 
 
-def main(descriptor: int, parent: int, gauge_path: str, log_path: str, worker: str) -> None:
+def _forget() -> None:
+    """In a child that user code forked: it is no slot."""
+    global _this
+    _this = None
+
+
+def main(descriptor: int, lifeline: int, gauge_path: str, worker: str) -> None:
     """Be a slot. Arguments come from `process.SlotProcess`."""
     global _this
-    _die_with_parent(parent)
-    log = os.open(log_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a crash cuts off is in the log
+    os.set_inheritable(descriptor, False)
+    os.set_inheritable(lifeline, False)
+    _die_with_parent(lifeline)
     faulthandler.enable(file=2)
     with open(gauge_path, "r+b") as file:
         gauge = Gauge(mmap.mmap(file.fileno(), Gauge.SIZE))
-    os.set_inheritable(descriptor, False)
     _this = Slot(Connection(descriptor), gauge, worker=worker)
     _this.serve()

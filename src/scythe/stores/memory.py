@@ -10,7 +10,7 @@ from typing import BinaryIO, ClassVar
 
 from typing_extensions import override
 
-from scythe.errors import ObjectNotFoundError
+from scythe.errors import ObjectNotFoundError, StoreError
 from scythe.keys import check_key
 from scythe.stores.base import Store, StoredObject
 
@@ -28,9 +28,13 @@ class MemoryStore(Store):
 
     @override
     def put(self, key: str, content: bytes | Path) -> None:
-        data = content.read_bytes() if isinstance(content, Path) else bytes(content)
+        check_key(key)
+        try:
+            data = content.read_bytes() if isinstance(content, Path) else bytes(content)
+        except OSError as error:
+            raise StoreError(f"{self.url}: cannot put a file there: {error}.") from error
         with self._lock:
-            self._objects[check_key(key)] = data
+            self._objects[key] = data
 
     @override
     def create(self, key: str, content: bytes) -> bool:
