@@ -22,7 +22,8 @@ from scythe.stores import Store
 from scythe.transfer import upload_output
 
 STATUS_SECONDS = 2.0
-_FLUSH_SECONDS = (1.0, 5.0)
+_FLUSH_SECONDS = (0.5, 5.0)
+"""How long outcomes wait to be written: at the start of a run, and when it has gone on for minutes."""
 
 
 class Recorder:

@@ -6,6 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
+
+
+class _SchemaGenerator(GenerateJsonSchema):
+    """Leaves out a default that JSON cannot hold; there is nothing that a user could do about it."""
+
+    ignored_warning_kinds = GenerateJsonSchema.ignored_warning_kinds | {"non-serializable-default"}
 
 
 def io_schema(input_type: type[BaseModel], output_type: type[BaseModel]) -> dict[str, Any]:
@@ -16,7 +23,7 @@ def io_schema(input_type: type[BaseModel], output_type: type[BaseModel]) -> dict
 def model_schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return a model's JSON Schema; of a field that has none, only the name is given."""
     try:
-        return model.model_json_schema()
+        return model.model_json_schema(schema_generator=_SchemaGenerator)
     except PydanticInvalidForJsonSchema:
         fields = {name: {"description": info.description or ""} for name, info in model.model_fields.items()}
         return {"title": model.__name__, "type": "object", "properties": fields}

@@ -20,7 +20,7 @@ def test_the_code_of_a_page_runs_as_one_script_and_prints_what_the_page_says(pag
     script.write_text(_script(blocks), encoding="utf-8")
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCYTHE_")}
-    environment |= {"SCYTHE_WORKER_SLOTS": "2", "PYTHONIOENCODING": "utf-8"}
+    environment |= {"SCYTHE_WORKER_SLOTS": "1", "PYTHONIOENCODING": "utf-8"}
     result = subprocess.run(
         [sys.executable, script.name], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )

@@ -65,7 +65,9 @@ def test_of_a_part_that_grew_the_largest_counts_once(grown: list[tuple[int, int,
 
 
 def test_parts_are_listed_in_row_order_within_their_folder() -> None:
-    parts = [PartKey(f, w, 0, a, b, 1, 0) for f, w, a, b in [("f", "b", 50, 60), ("f", "a", 70, 70), ("e", "c", 90, 90)]]
+    parts = [
+        PartKey(f, w, 0, a, b, 1, 0) for f, w, a, b in [("f", "b", 50, 60), ("f", "a", 70, 70), ("e", "c", 90, 90)]
+    ]
     assert [part.first for part in current_parts(part.render() for part in parts)] == [90, 50, 70]
 
 
@@ -81,7 +83,9 @@ def test_the_folder_of_outcomes_is_no_frame() -> None:
     assert parse_frame_parts_name(OUTCOMES) is None
 
 
-@pytest.mark.parametrize("name", ["a", "a b", "ü/ñ", "x=1/y.pq", "a%2Fb", "a#b?c", "日本語" * 20, "...", "a..b", "a" * 190])
+@pytest.mark.parametrize(
+    "name", ["a", "a b", "ü/ñ", "x=1/y.pq", "a%2Fb", "a#b?c", "日本語" * 20, "...", "a..b", "a" * 190]
+)
 def test_a_name_that_every_store_can_keep_is_accepted(name: str) -> None:
     assert check_key(name) == name
     assert check_frame_name(name) == name

@@ -22,7 +22,7 @@ PROBE = """
 import json, os, sys, threading
 before = set(os.listdir())
 import scythe
-heavy = ["pandas", "pyarrow", "obstore", "rich", "typer", "yaml", "hatchet_sdk", "numpy", "cloudpickle", "multiprocessing"]
+heavy = ["pandas", "pyarrow", "obstore", "rich", "typer", "yaml", "hatchet_sdk", "numpy", "cloudpickle"]
 loaded = sorted({name.partition(".")[0] for name in sys.modules}.intersection(heavy))
 print(json.dumps([loaded, sorted(set(os.listdir()) - before), threading.active_count()]))
 """

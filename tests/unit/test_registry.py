@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import functools
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
@@ -41,9 +42,11 @@ def registry() -> Iterator[None]:
     ExperimentRegistry._experiments.update(before)
 
 
-def run_cell(code: str, *, module: str = "project", file: str = "project.py", future: bool = False) -> dict[str, Any]:
+def run_cell(
+    code: str, *, module: str = "project", file: str = "project.py", future: bool = False, names: Mapping[str, Any] = {}
+) -> dict[str, Any]:
     """Run code as the top level of a module and return its names."""
-    names: dict[str, Any] = {"__name__": module}
+    names = {"__name__": module, **names}
     source = ("from __future__ import annotations\n" if future else "") + PRELUDE + textwrap.dedent(code)
     exec(compile(source, file, "exec", dont_inherit=True), names)
     return names
@@ -97,6 +100,14 @@ def test_a_path_imported_for_type_checkers_only_is_still_a_tempdir() -> None:
     assert names["simulate"](names["Design"]()).y == 1.0
 
 
+def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **options: Any) -> Any:
+        return function(*args, **options)
+
+    return wrapper
+
+
 def test_annotations_are_looked_up_where_a_wrapped_function_was_written() -> None:
     code = """
     @ExperimentRegistry.Register()
@@ -104,11 +115,7 @@ def test_annotations_are_looked_up_where_a_wrapped_function_was_written() -> Non
     def simulate(input_spec: Design) -> Result:
         return Result(y=1)
     """
-    decorator = "import functools\ndef noted(f):\n    @functools.wraps(f)\n    def g(*a, **k):\n        return f(*a, **k)\n    return g\n"
-    noted: dict[str, Any] = {}
-    exec(decorator, noted)
-    names: dict[str, Any] = {"__name__": "project", "noted": noted["noted"]}
-    exec("from __future__ import annotations\n" + PRELUDE + textwrap.dedent(code), names)
+    names = run_cell(code, future=True, names={"noted": noted})
     assert names["simulate"](names["Design"]()).y == 1
 
 

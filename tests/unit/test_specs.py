@@ -94,7 +94,7 @@ class Fields(ExperimentInputSpec):
     maybe_file: OptionalFileReference = None
     also: FileReference | None = None
     noted: Annotated[FileReference, Field(description="a file")] = Path("x")
-    files: list[FileReference] = []
+    files: list[FileReference] = Field(default_factory=list)
     path: Path = Path("y")
     number: int | None = None
     either: int | str = 0
@@ -141,7 +141,7 @@ class Design(ExperimentInputSpec):
     size: float = 1.5
     color: Color = Color.RED
     network: FileReference = Path("a.inp")
-    points: list[float] = []
+    points: list[float] = Field(default_factory=list)
     where: Point | None = None
     anything: Any = None
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def test_missing_ranges_are_the_rows_that_are_not_finished(finished: list[bool])
 def test_missing_ranges_are_never_empty_and_never_touch(finished: list[bool]) -> None:
     ranges = list(missing_ranges(finished))
     assert all(first < end for first, end in ranges)
-    assert all(end < first for (_, end), (first, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(end < first for (_, end), (first, _) in pairwise(ranges))
 
 
 @given(st.integers(1, 100), st.integers(0, 20))

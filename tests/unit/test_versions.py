@@ -63,7 +63,9 @@ def test_a_version_is_not_compared_with_text() -> None:
     assert SemVer(1) != "v1.0.0"
 
 
-@pytest.mark.parametrize("text", ["", "v1", "v1.2", "v1.2.3.4", "1.2.x", " v1.2.3", "v1.2.3\n", "v01.2.3", "v١.2.3"])
+@pytest.mark.parametrize(
+    "text", ["", "v1", "v1.2", "v1.2.3.4", "1.2.x", " v1.2.3", "v1.2.3\n", "v01.2.3", "v\u0661.2.3"]
+)
 def test_what_is_not_a_version_is_refused_and_not_found(text: str) -> None:
     assert find_version(text) is None
     with pytest.raises(ValueError, match=r"write it as v1\.2\.3"):
