@@ -230,10 +230,13 @@ class RunIncompleteError(RunError):
 class RunFailedError(RunError):
     """The run ended without final tables; the outcomes it has are kept."""
 
-    def __init__(self, run: str, reason: str, *, remedy: str = "run.resume() goes on where it stopped.") -> None:
+    def __init__(self, run: str, reason: str) -> None:
         self.run = run
         self.reason = reason
-        super().__init__(f"Run {run} ended without final tables: {reason}\nFinished specs are kept. {remedy}")
+        super().__init__(
+            f"Run {run} ended without final tables: {reason}\nFinished specs are kept: partial=True reads what there "
+            "is, and run.resume() goes on once the cause is mended."
+        )
 
 
 class AllSpecsFailedError(RunError):

@@ -25,7 +25,7 @@ from pydantic import (
 )
 from typing_extensions import TypeVar
 
-from scythe.display import ProgressBar, say
+from scythe.display import ProgressBar, say, say_stopped
 from scythe.engines.base import Engine
 from scythe.errors import (
     AllSpecsFailedError,
@@ -417,7 +417,8 @@ class ExperimentRun(BaseModel):
     def wait(self, timeout: float | None = None) -> Progress:
         """Wait until the run has ended, and show its progress.
 
-        Ctrl-C stops the run, if this process runs it; what has finished is kept, and `resume` goes on.
+        Ctrl-C stops the run, if this process runs it; what has finished is kept, and `resume` goes on. Failed specs are
+        counted in a warning.
 
         Args:
             timeout: For how many seconds at most.
@@ -428,10 +429,25 @@ class ExperimentRun(BaseModel):
         engine = self._engine()
         try:
             with engine.waiting(), ProgressBar() as bar:
-                return self._follow(engine, bar, timeout)
+                progress = self._follow(engine, bar, timeout)
         except KeyboardInterrupt:
             self._interrupt(engine)
             raise
+        if progress.state == "finished" and progress.failed:
+            self._warn_of_failures(progress)
+        return progress
+
+    def _warn_of_failures(self, progress: Progress) -> None:
+        warnings.warn(
+            f"{progress.failed:,} of {progress.total:,} specs of {self.experiment_id} failed; the first: "
+            f"{self._first_failure()}. run.errors() has them all.",
+            SpecsFailedWarning,
+            stacklevel=4,
+        )
+
+    def _first_failure(self) -> str:
+        first = self.errors().iloc[0]
+        return f"{first['type']}: {first['message']}"
 
     def _follow(self, engine: Engine, bar: ProgressBar, timeout: float | None) -> Progress:
         shortest, longest = _POLL_SECONDS
@@ -455,11 +471,7 @@ class ExperimentRun(BaseModel):
             say(f"\nNo longer waiting for {self.experiment_id}; it goes on where it runs.")
             return
         engine.stop(self.prefix)
-        progress = self.progress()
-        say(
-            f"\nStopped {self.experiment_id}: {progress.done + progress.failed:,} of {progress.total:,} specs have "
-            f'ended and are kept. Go on with scythe.open_run("{self.experiment_id}").resume().'
-        )
+        say_stopped(self.experiment_id, self.progress())
 
     def _engine(self) -> Engine:
         from scythe.engines import open_engine
@@ -571,7 +583,7 @@ class ExperimentRun(BaseModel):
         for _ in range(20):
             with suppress(ObjectNotFoundError):  # a part that grows was written anew while we read
                 return _to_frame(Gatherer(store, self.keys, output_fields=manifest["outputs"]).read(name))
-        raise RunFailedError(self.experiment_id, "its parts change faster than they can be read", remedy="Try again.")
+        raise RunFailedError(self.experiment_id, "its parts change faster than they can be read; try again")
 
 
 def _to_frame(table: Any) -> pd.DataFrame:
@@ -615,8 +627,8 @@ class RunRef:
         if progress.state != "finished":
             reason = progress.error or "it was interrupted"
             raise RunFailedError(self.run.experiment_id, reason)
-        if progress.failed:
-            self._tell_of_failures(progress)
+        if progress.done == 0:
+            raise AllSpecsFailedError(self.run.experiment_id, total=progress.total, example=self.run._first_failure())
         uris = {name: S3Url(u) if u.startswith("s3://") else AnyUrl(u) for name, u in self.run.results().items()}
         return ScatterGatherResult(uris=uris)
 
@@ -625,19 +637,6 @@ class RunRef:
         import asyncio
 
         return await asyncio.to_thread(self.result)
-
-    def _tell_of_failures(self, progress: Progress) -> None:
-        first = self.run.errors().iloc[0]
-        example = f"{first['type']}: {first['message']}"
-        if progress.done == 0:
-            raise AllSpecsFailedError(self.run.experiment_id, total=progress.total, example=example)
-        warnings.warn(
-            f"{progress.failed:,} of {progress.total:,} specs of {self.run.experiment_id} failed; the first: "
-            f"{example}. "
-            "run.errors() has them all.",
-            SpecsFailedWarning,
-            stacklevel=3,
-        )
 
     def __repr__(self) -> str:
         """Show which run it is."""

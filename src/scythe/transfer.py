@@ -44,7 +44,7 @@ def find_file_problem(path: Path) -> str | None:
 
 
 class Uploader:
-    """Uploads the input files of one run, each content of a field once."""
+    """Uploads the input files of one run, each path of a field once."""
 
     def __init__(self, store: Store, prefix: str) -> None:
         self._store = store

@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from scythe.errors import SettingsError
+
 VersioningStrategy = Literal["bumpmajor", "bumpminor", "bumppatch", "keep"]
 
 _NUMBER = "(0|[1-9][0-9]*)"
@@ -100,9 +102,8 @@ def next_version(latest: SemVer | None, strategy: VersioningStrategy | SemVer) -
             return latest.next_patch_version() if latest else SemVer(1)
         case "keep":
             return latest or SemVer(1)
-    raise ValueError(
-        f"version={strategy!r}: use 'bumpmajor', 'bumpminor', 'bumppatch', 'keep' or a SemVer such as SemVer(1, 2)"
-    )
+    hint = "use 'bumpmajor', 'bumpminor', 'bumppatch', 'keep' or a SemVer such as SemVer(1, 2)"  # type: ignore[unreachable]
+    raise SettingsError("version", strategy, hint)
 
 
 def render_timestamp(time: datetime, attempt: int = 0) -> str:

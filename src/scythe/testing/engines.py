@@ -157,7 +157,7 @@ class EngineSuite:
             "return_none": ("invalid_output", "scythe.errors.OutputError", "returned NoneType"),
             "return_surrogate": ("invalid_output", "scythe.errors.OutputError", "unicode"),
         }
-        specs = [Trial(x=x, do=do) for x, do in enumerate(["square", *expected, "square"])]  # type: ignore[arg-type]
+        specs = [Trial(x=x, do=do) for x, do in enumerate(["square", *expected, "square"])]
         run, ref = start(trial, specs)
         with pytest.warns(SpecsFailedWarning, match="7 of 9 specs"):
             start.finish(run, ref)
@@ -250,7 +250,7 @@ class EngineSuite:
 
     def test_a_run_that_is_stopped_keeps_what_finished_and_goes_on(self, start: Start, tmp_path: Path) -> None:
         journal = tmp_path / "journal"
-        specs = [Trial(x=x, journal=str(journal), pause=0.02 if x < 60 else 2.0) for x in range(64)]
+        specs = [Trial(x=x, journal=str(journal), pause=0.02 if x < 60 else 1.0) for x in range(64)]
         run, _ = start(trial, specs)
         until(lambda: journal.exists() and len(journal.read_text().split()) >= 50)
         start.engine_of(run).stop(run.prefix)
