@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -35,8 +36,11 @@ from scythe.specs import (
     serialized_fields,
     spec_id,
 )
-from scythe.tables import conform, decode_column, encode_column, encoding_of, unify_schemas
-from scythe.transfer import find_file_problem
+from scythe.tables import conform, decode_column, encode_column, encode_nested, encoding_of, unify_schemas
+from scythe.transfer import find_file_problem, find_url_problem
+
+_PANDAS_INDEX = re.compile("|__index_level_[0-9]+__")
+"""What pandas calls an index without a name that it writes along, in a CSV file and in a Parquet file."""
 
 CHUNK = 20_000
 """Specs in a row group of specs.pq, which is what can be read alone."""
@@ -47,6 +51,7 @@ _HELD = 256
 """Specs held at a time. Few enough that Python's garbage collector need not look at them again and again."""
 
 _MISSING = object()
+_WHOLE = "(the whole spec)"
 _SAMPLE = 8
 _MAX_VALUE_TEXT = 80
 
@@ -92,8 +97,9 @@ def _file_rows(path: Path, model: type[ExperimentInputSpec]) -> Iterator[list[di
         match path.suffix.lower():
             case ".parquet" | ".pq":
                 with pq.ParquetFile(path) as file:
-                    _check_columns(file.schema_arrow.names, model)
-                    for batch in file.iter_batches(CHUNK):
+                    names = [name for name in file.schema_arrow.names if not _PANDAS_INDEX.fullmatch(name)]
+                    _check_columns(names, model)
+                    for batch in file.iter_batches(CHUNK, columns=names):
                         yield _rows(pa.Table.from_batches([batch]), model)
             case ".csv":
                 yield from _csv_rows(path, model)
@@ -110,10 +116,13 @@ def _csv_rows(path: Path, model: type[ExperimentInputSpec]) -> Iterator[list[dic
     from pyarrow import csv
 
     with csv.open_csv(path) as reader:
-        names = reader.schema.names
+        names = [name for name in reader.schema.names if not _PANDAS_INDEX.fullmatch(name)]
     _check_columns(names, model)
     convert = csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+        include_columns=names,
+        column_types=dict.fromkeys(names, pa.string()),
+        strings_can_be_null=True,
+        null_values=[""],
     )
     with csv.open_csv(path, convert_options=convert) as reader:
         for batch in reader:
@@ -121,8 +130,9 @@ def _csv_rows(path: Path, model: type[ExperimentInputSpec]) -> Iterator[list[dic
 
 
 def _frame_rows(frame: Any, model: type[ExperimentInputSpec]) -> Iterator[list[dict[str, Any]]]:
-    if any(name in model.model_fields for name in frame.index.names if isinstance(name, str)):
-        frame = frame.reset_index()
+    levels = [name for name in frame.index.names if name in model.model_fields and name not in frame.columns]
+    if levels:
+        frame = frame.reset_index(level=levels)
     _check_columns([str(name) for name in frame.columns], model)
     for start in range(0, len(frame), CHUNK):
         part = frame.iloc[start : start + CHUNK]
@@ -162,7 +172,7 @@ def _rows(table: pa.Table, model: type[ExperimentInputSpec]) -> list[dict[str, A
 
 def _parse_nested(value: Any) -> Any:
     """Read a nested value that a table holds as JSON text; what is not JSON is left for the model to refuse."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
         return json.loads(value)
@@ -218,13 +228,16 @@ class ValidatedSpecs:
         return frozenset(self.schema.names) - set(model.model_fields)
 
 
-def validate_specs(specs: Specs, model: type[ExperimentInputSpec], folder: Path) -> ValidatedSpecs:
+def validate_specs(
+    specs: Specs, model: type[ExperimentInputSpec], folder: Path, *, fetches_files: bool = True
+) -> ValidatedSpecs:
     """Validate every row of a batch and set the rows aside as columns.
 
     Args:
         specs: The batch; see `Specs`.
         model: The experiment's input model.
         folder: A temporary folder.
+        fetches_files: Whether files behind URLs will be fetched, and so have to be where they can be.
 
     Raises:
         InvalidSpecsError: Rows are bad; all of them were looked at.
@@ -232,7 +245,7 @@ def validate_specs(specs: Specs, model: type[ExperimentInputSpec], folder: Path)
         ExperimentSpecsMismatchError: A row is a spec of another model.
         SpecError: There are no rows, or they cannot be stored.
     """
-    validator = _Validator(model)
+    validator = _Validator(model, fetches_files=fetches_files)
     path = folder / "validated.pq"
     schemas: list[pa.Schema] = []
     pieces: list[Path] = []
@@ -272,8 +285,9 @@ def validate_specs(specs: Specs, model: type[ExperimentInputSpec], folder: Path)
 class _Validator:
     """Validates rows and remembers what was wrong."""
 
-    def __init__(self, model: type[ExperimentInputSpec]) -> None:
+    def __init__(self, model: type[ExperimentInputSpec], *, fetches_files: bool) -> None:
         self._model = model
+        self._fetches_files = fetches_files
         self._validate: Callable[..., ExperimentInputSpec] = model.__pydantic_validator__.validate_python
         self._files = file_fields(model)
         self._names = {alias for n, info in model.model_fields.items() for alias in (n, info.alias or n)}
@@ -313,10 +327,17 @@ class _Validator:
             self._add(
                 number,
                 [
-                    (".".join(map(str, e["loc"])) or "(the whole spec)", e["input"], e["msg"])
+                    (
+                        ".".join(map(str, e["loc"])) or _WHOLE,
+                        _MISSING if e["type"] == "missing" else e["input"],
+                        e["msg"],
+                    )
                     for e in error.errors(include_url=False, include_context=False)
                 ],
             )
+            return None
+        except Exception as error:  # a validator of the user's that fails instead of refusing
+            self._add(number, [(_WHOLE, values, f"its validation failed with {type(error).__name__}: {error}")])
             return None
         problems = self._check_files(spec) if self._files else []
         if problems:
@@ -328,7 +349,11 @@ class _Validator:
         problems = []
         for name in self._files:
             reference = getattr(spec, name)
-            if reference is None or is_url(reference):
+            if reference is None:
+                continue
+            if is_url(reference):
+                if self._fetches_files and (problem := find_url_problem(str(reference))) is not None:
+                    problems.append((name, str(reference), problem))
                 continue
             path = Path(reference)
             if path not in self._file_problems:
@@ -346,6 +371,8 @@ class _Validator:
 
 
 def _shown(value: Any) -> str:
+    if value is _MISSING:
+        return "(missing)"
     try:
         text = repr(value)
     except Exception:
@@ -361,6 +388,7 @@ class _Columns:
     """Collects specs column by column."""
 
     def __init__(self, model: type[ExperimentInputSpec]) -> None:
+        self._model = model
         self._own = serialized_fields(model)
         self._fields: dict[str, list[Any]] = {name: [] for name in model.model_fields if name != "storage_settings"}
         self._extras: dict[str, list[Any]] = {}
@@ -382,7 +410,10 @@ class _Columns:
 
     def to_table(self) -> pa.Table:
         """Return the specs as columns."""
-        encoded = [_encode_column(name, values) for name, values in self._fields.items()]
+        encoded = [
+            _encode_column(name, values, nested=field_shape(self._model, name) == "nested")
+            for name, values in self._fields.items()
+        ]
         encoded += [_encode_extra(name, values) for name, values in self._extras.items()]
         return pa.table([array for _, array in encoded], schema=pa.schema([column for column, _ in encoded]))
 
@@ -393,9 +424,9 @@ def _encode(specs: Sequence[ExperimentInputSpec], model: type[ExperimentInputSpe
     return columns.to_table()
 
 
-def _encode_column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
+def _encode_column(name: str, values: list[Any], *, nested: bool = False) -> tuple[pa.Field, pa.Array]:
     try:
-        return encode_column(name, values, exact=True)
+        return encode_nested(name, values) if nested else encode_column(name, values, exact=True)
     except OutputError as error:
         raise SpecError(f"field {name!r}: {error}") from error
 

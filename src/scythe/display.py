@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -33,7 +34,8 @@ class ProgressBar:
         self.close()
 
     def show(self, name: str, progress: Progress) -> None:
-        """Show how far a run is."""
+        """Show how far a run is, under its experiment and version."""
+        name = name.rpartition("/")[0].removeprefix("scythe_experiment_").replace("/v", " v")
         ended = progress.done + progress.failed
         if self._drawn is not None:
             if name not in self._tasks:
@@ -71,7 +73,7 @@ def say_stopped(run: str, progress: Progress) -> None:
 
 def _open_bar() -> Any | None:
     """Return a running rich progress bar where one can be drawn."""
-    in_notebook = "ipykernel" in sys.modules
+    in_notebook = "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
     if not (in_notebook or (sys.stderr is not None and sys.stderr.isatty())):
         return None
     from rich.console import Console

@@ -131,7 +131,14 @@ def load_origin(origin: Origin) -> Callable[..., Any]:
     module = _load(origin)
     found: Any = module
     for name in origin.qualname.split("."):
-        found = getattr(found, name)
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
+            raise ImportError(
+                f"{origin.qualname} is not there when {origin.path or origin.module} is loaded in a worker process, "
+                "which stops at the first `allocate`. Define it above that, or put what allocates behind "
+                '`if __name__ == "__main__":`.'
+            ) from error
     return getattr(found, "function", found)  # type: ignore[no-any-return]
 
 

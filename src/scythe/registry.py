@@ -43,7 +43,7 @@ class Options:
         inject_workflow_run_id: Whether specs get their own id.
         auto_fetch_files: Whether file references become local paths before the function is called.
         local_file_location: Hand over the cached file itself, or a copy in the spec's temporary folder.
-        overwrite_log_method: Whether `spec.log` writes to the captured output.
+        overwrite_log_method: Not used, 1.x had it: `spec.log` writes to the captured output.
         task_config: Further options of a Hatchet task.
     """
 
@@ -155,7 +155,7 @@ class ExperimentRegistry:
             inject_workflow_run_id: Give every spec its own id.
             auto_fetch_files: Turn file references into local paths before the function is called.
             local_file_location: Hand over the cached file, or a copy in the spec's temporary folder.
-            overwrite_log_method: Let `spec.log` write to the captured output.
+            overwrite_log_method: Not used, 1.x had it: `spec.log` writes to the captured output.
             **task_config: Further options of a Hatchet task.
 
         Raises:

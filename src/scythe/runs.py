@@ -45,7 +45,7 @@ from scythe.origins import stop_if_loading
 from scythe.outcomes import ERRORS, FILES, RESERVED_TABLES, SCALARS, TASKS
 from scythe.progress import Progress
 from scythe.registry import Experiment, ExperimentRegistry
-from scythe.settings import ScytheStorageSettings
+from scythe.settings import ScytheStorageSettings, progress_style
 from scythe.specs import ExperimentInputSpec, ExperimentOutputSpec
 from scythe.tree import RecursionMap
 from scythe.versions import (
@@ -190,13 +190,17 @@ class BaseExperiment(BaseModel, Generic[In, Out]):
 
         experiment = self._experiment()
         chosen = open_engine(engine)
+        chosen.check()
+        progress_style()
         experiment.origin()  # refuses what cannot run before anything is written
         next_version(SemVer(1), version)  # refuses an unknown strategy
         store = self.store
         self._say_where()
         single = isinstance(specs, BaseModel)
         with tempfile.TemporaryDirectory(prefix="scythe-allocate-") as folder:
-            validated = validate_specs(specs, experiment.input_type, Path(folder))
+            validated = validate_specs(
+                specs, experiment.input_type, Path(folder), fetches_files=experiment.options.auto_fetch_files
+            )
             number = next_version(self.latest_version(), version)
             claim = claim_run(
                 store, self.base_id, number, experiment=experiment, engine=chosen.name, total=validated.total

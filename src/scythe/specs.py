@@ -8,6 +8,7 @@ models) does not, and an *open* field (`Any`, extra fields) is judged by its val
 from __future__ import annotations
 
 import datetime as dt
+import json
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -345,6 +346,39 @@ def to_plain(value: Any) -> Any:
             f"a value of type {type(value).__name__} cannot be stored; make it a number, text, a date, a list, a dict "
             "or a pydantic model"
         ) from error
+
+
+_TAG = "scythe:"
+_TAGGED: Mapping[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    dt.datetime: (dt.datetime.isoformat, dt.datetime.fromisoformat),
+    dt.date: (dt.date.isoformat, dt.date.fromisoformat),
+    dt.time: (dt.time.isoformat, dt.time.fromisoformat),
+    dt.timedelta: (lambda value: value // dt.timedelta(microseconds=1), lambda n: dt.timedelta(microseconds=n)),
+    bytes: (lambda value: value.hex(), bytes.fromhex),
+}
+"""Scalars that JSON has no notation for, and how they are written and read."""
+
+
+def render_json(value: Any) -> str:
+    """Write a plain value as JSON text that `parse_json` reads.
+
+    NaN, infinities and integers of any size stay what they are. A time is told from a text that looks like one; within
+    lists and dicts it is left to the model to tell.
+    """
+    if type(value) in _TAGGED:
+        write, _ = _TAGGED[type(value)]
+        value = {_TAG + type(value).__name__: write(value)}
+    return json.dumps(to_jsonable_python(value, inf_nan_mode="constants", bytes_mode="base64"))
+
+
+def parse_json(text: str) -> Any:
+    """Read what `render_json` wrote."""
+    value = json.loads(text)
+    if isinstance(value, dict) and len(value) == 1:
+        for kind, (_, read) in _TAGGED.items():
+            if (tag := _TAG + kind.__name__) in value:
+                return read(value[tag])
+    return value
 
 
 def _to_standard(value: Any) -> Any:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from pydantic_core import to_jsonable_python
 
 from scythe.errors import TableClashError
-from scythe.specs import BASE_FIELDS, PLAIN_TYPES, to_plain
+from scythe.specs import BASE_FIELDS, PLAIN_TYPES, parse_json, render_json, to_plain
 
 Encoding = Literal["plain", "mixed", "json"]
 
@@ -81,6 +81,15 @@ def encode_column(name: str, values: Sequence[Any], *, exact: bool) -> tuple[pa.
         return _field(name, pa.string(), "mixed"), _json_text(values)
     field = _field(name, array.type)
     return field.with_metadata({_EXACT: b"1"}) if exact and _is_rigid(array) else field, array
+
+
+def encode_nested(name: str, values: Sequence[Any]) -> tuple[pa.Field, pa.Array]:
+    """Turn the values of a nested field of specs into a column of JSON text, whatever they happen to be.
+
+    Raises:
+        OutputError: A value is of a type that cannot be stored.
+    """
+    return _field(name, pa.string(), "json"), _json_text([to_plain(value) for value in values])
 
 
 def _scalars(kinds: set[type], values: Sequence[Any], *, exact: bool) -> pa.Array | None:
@@ -145,17 +154,12 @@ def _json_text(values: Iterable[Any]) -> pa.Array:
     return pa.array([None if v is None else render_json(v) for v in values], pa.string())
 
 
-def render_json(value: Any) -> str:
-    """Write a value as JSON text; NaN, infinities and integers of any size stay what they are."""
-    return json.dumps(to_jsonable_python(value, inf_nan_mode="constants", bytes_mode="base64"))
-
-
 def decode_column(field: pa.Field, array: pa.Array | pa.ChunkedArray) -> list[Any]:
     """Return a column's values; JSON text is read."""
     values: list[Any] = array.to_pylist()
     if encoding_of(field) == "plain":
         return values
-    return [None if v is None else json.loads(v) for v in values]
+    return [None if v is None else parse_json(v) for v in values]
 
 
 def shown_column(field: pa.Field, array: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -166,7 +170,8 @@ def shown_column(field: pa.Field, array: pa.Array | pa.ChunkedArray) -> pa.Array
 
 
 def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    plain = to_jsonable_python(value, inf_nan_mode="constants", bytes_mode="base64")
+    text = plain if isinstance(plain, str) else json.dumps(plain)
     return text.encode(errors="backslashreplace").decode()
 
 

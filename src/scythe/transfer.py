@@ -43,6 +43,13 @@ def find_file_problem(path: Path) -> str | None:
         return f"cannot be read: {error.strerror}"
 
 
+def find_url_problem(url: str) -> str | None:
+    """Say why the file behind a URL cannot be an input, or None if it may be one."""
+    if file_url_path(url) is None:
+        return "cannot be fetched: this version reads local files and file:// URLs only; download it and give its path"
+    return None
+
+
 class Uploader:
     """Uploads the input files of one run, each path of a field once."""
 
@@ -93,7 +100,7 @@ def fetch(url: str) -> Path:
     """
     path = file_url_path(url)
     if path is None:
-        raise StoreError(f"{url} cannot be fetched: this version reads file:// only. Give a local path instead.")
+        raise StoreError(f"{url} {find_url_problem(url)}.")
     return path
 
 

@@ -1,9 +1,11 @@
 """A user's project in a temporary folder, and what is left of it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -46,8 +48,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._mark = f"SCYTHE_TEST_MARK={uuid.uuid4().hex}"
-        self._temporary = folder / "temporary files"
-        self._temporary.mkdir()
+        self._temporary = Path(tempfile.mkdtemp(prefix="s"))  # short: multiprocessing puts sockets there
         self._home = folder / "home"
         self._home.mkdir()
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SCYTHE_", "PYTEST", "COV"))}
@@ -132,6 +133,11 @@ class Project:
         until(lambda: not self.processes())
         assert self.temporary_files() == []
 
+    def forgive_temporary_files(self) -> None:
+        """Remove what nobody was left to remove."""
+        for name in self.temporary_files():
+            shutil.rmtree(self._temporary / name)
+
     def end_all(self) -> None:
         """End what is alive."""
         for process in self._started:
@@ -143,6 +149,7 @@ class Project:
                     stream.close()
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def until(condition: Callable[[], object]) -> None:

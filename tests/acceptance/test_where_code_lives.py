@@ -160,7 +160,10 @@ if __name__ == "__main__":
         process.join()
     first[1].result()
     print(len(first[0].scalars()), [process.exitcode for process in processes])
-    multiprocessing.Pool(1).apply(work)
+    pool = multiprocessing.Pool(1)
+    pool.apply(work)
+    pool.close()
+    pool.join()
 """,
     )
     output = project.run("study.py").stdout

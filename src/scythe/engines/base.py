@@ -58,6 +58,15 @@ class Engine(ABC):
 
     name: ClassVar[str]
 
+    def check(self) -> None:
+        """Raise what would keep any job from being started here; asked before a run is written.
+
+        Raises:
+            EngineError: The engine cannot be used.
+            SettingsError: A setting of it is wrong.
+        """
+        return
+
     @abstractmethod
     def start(self, job: Job) -> None:
         """Begin a job and return.

@@ -80,6 +80,10 @@ class LocalEngine(Engine):
             self._pool = None
 
     @override
+    def check(self) -> None:
+        default_slots()
+
+    @override
     def start(self, job: Job) -> None:
         options = replace(job.options, task_config={}, desired_worker_labels={})  # Hatchet's; who knows if they pickle
         job = replace(job, options=options)

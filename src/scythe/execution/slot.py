@@ -285,7 +285,10 @@ class SpecRunner:
         if isinstance(output, self._experiment.output_type):
             return output  # type: ignore[no-any-return]
         if isinstance(output, dict):
-            return self._experiment.output_type.model_validate(output)  # type: ignore[no-any-return]
+            try:
+                return self._experiment.output_type.model_validate(output)  # type: ignore[no-any-return]
+            except ValidationError as error:
+                raise OutputError(f"{self._experiment.__name__} returned a dict that is not valid: {error}") from error
         raise OutputError(
             f"{self._experiment.__name__} returned {type(output).__name__} instead of "
             f"{self._experiment.output_type.__name__}; return {self._experiment.output_type.__name__}(…)"
