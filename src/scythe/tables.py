@@ -508,8 +508,11 @@ def _pandas_types(type_: pa.DataType) -> tuple[str, str, dict[str, Any] | None]:
 
 def specs_frame(table: pa.Table) -> Any:
     """Return stored specs as a pandas DataFrame, lists and dicts as such."""
+    import pandas as pd
+
     frame = table.replace_schema_metadata(None).to_pandas()
     for column in table.schema:
         if encoding_of(column) != "plain":
-            frame[column.name] = decode_column(column, table.column(column.name))
+            values = decode_column(column, table.column(column.name))
+            frame[column.name] = pd.Series(values, frame.index, dtype=object)
     return frame
