@@ -157,7 +157,7 @@ def read_progress(store: Store, run: RunKeys, total: int) -> Progress:
     status = read_status(store, run)
     if status is None:
         return Progress(done=done, failed=failed, running=0, total=total, state="allocated")
-    gone = status.state == "running" and time.time() - status.updated > STALE_SECONDS
+    gone = status.state == "running" and _is_gone(status)
     return Progress(
         done=done,
         failed=failed,
@@ -166,6 +166,21 @@ def read_progress(store: Store, run: RunKeys, total: int) -> Progress:
         state="interrupted" if gone else status.state,
         error=status.error,
     )
+
+
+def _is_gone(status: RunStatus) -> bool:
+    """Tell whether the engine that wrote a status has died: it is silent, or its process here is no more."""
+    if time.time() - status.updated > STALE_SECONDS:
+        return True
+    if status.host != socket.gethostname():
+        return False
+    try:
+        os.kill(status.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def read_status(store: Store, run: RunKeys) -> RunStatus | None:
