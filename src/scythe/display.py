@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
@@ -35,11 +36,11 @@ class ProgressBar:
 
     def show(self, name: str, progress: Progress) -> None:
         """Show how far a run is, under its experiment and version."""
-        name = name.rpartition("/")[0].removeprefix("scythe_experiment_").replace("/v", " v")
+        title = name.rpartition("/")[0].removeprefix("scythe_experiment_").replace("/v", " v")
         ended = progress.done + progress.failed
         if self._drawn is not None:
             if name not in self._tasks:
-                self._tasks[name] = self._drawn.add_task(name, total=progress.total, failed="")
+                self._tasks[name] = self._drawn.add_task(title, total=progress.total, failed="")
             failed = f"[red]{progress.failed:,} failed" if progress.failed else ""
             self._drawn.update(self._tasks[name], completed=ended, failed=failed)
             self._drawn.refresh()
@@ -48,7 +49,7 @@ class ProgressBar:
             self._next_line = time.monotonic() + min(_LINE_SECONDS[1], max(_LINE_SECONDS[0], elapsed / 5))
             rate = f", {ended / elapsed:,.1f}/s" if ended else ""
             failed = f" ({progress.failed:,} failed)" if progress.failed else ""
-            say(f"{name}: {ended:,} of {progress.total:,}{failed} after {elapsed:,.0f} s{rate}")
+            say(f"{title}: {ended:,} of {progress.total:,}{failed} after {elapsed:,.0f} s{rate}")
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -58,9 +59,10 @@ class ProgressBar:
 
 
 def say(text: str) -> None:
-    """Write a line for people, to standard error."""
+    """Write a line for people, to standard error; nobody may be there to read it."""
     if progress_style() != "off":
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def say_stopped(run: str, progress: Progress) -> None:
@@ -87,8 +89,8 @@ def _open_bar() -> Any | None:
     )
 
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         console=Console(stderr=True), auto_refresh=False,
     )  # fmt: skip
     bar.start()

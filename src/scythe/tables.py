@@ -38,6 +38,7 @@ _EXACT = b"scythe.exact"
 _PANDAS = b"scythe.pandas"
 _COLUMN_INDEXES = b"scythe.column_indexes"
 _EXACT_FLOAT = 2**53
+_RESULT_TYPES = PLAIN_TYPES | {list, dict}
 
 
 def encoding_of(field: pa.Field) -> Encoding:
@@ -58,7 +59,7 @@ def encode_column(name: str, values: Sequence[Any], *, exact: bool) -> tuple[pa.
 
     Args:
         name: The column's name.
-        values: The values; whatever `specs.to_plain` takes.
+        values: The values; whatever `specs.to_plain` takes. Lists and dicts of results hold plain data already.
         exact: Every value comes out as it went in (specs): lists and dicts are JSON text, whatever their shape. Else
             (results) a column is made ready to use: lists and dicts are Arrow's where their types agree, integers that
             meet floats become floats, and times of several zones are in UTC.
@@ -67,7 +68,7 @@ def encode_column(name: str, values: Sequence[Any], *, exact: bool) -> tuple[pa.
         OutputError: A value is of a type that cannot be stored.
     """
     kinds = set(map(type, values))
-    if not kinds <= PLAIN_TYPES:
+    if not kinds <= (PLAIN_TYPES if exact else _RESULT_TYPES):
         values = [to_plain(value) for value in values]
         kinds = set(map(type, values))
     kinds.discard(type(None))

@@ -69,16 +69,25 @@ def test_control_c_keeps_what_finished_and_says_how_to_go_on(project: Project, w
     assert sorted(read_journal(journal)) == list(range(100))
 
 
+FOLLOW = """
+import contextlib, scythe
+run = scythe.open_run("simulate")
+with contextlib.suppress(TimeoutError):
+    run.wait(timeout=0.1)
+print("waiting", flush=True)
+run.wait()
+"""
+
+
 def test_control_c_in_another_process_that_follows_leaves_the_run_alone(project: Project) -> None:
     project.write("study.py", STUDY + START + "    ref.result()\n")
     block = project.write("block", "")
     process = project.start("study.py")
     project.read(process.stdout, "allocated")
-    follower = project.start(
-        "-c", "import scythe\nrun = scythe.open_run('simulate')\nprint('waiting', flush=True)\nrun.wait()"
-    )
+    follower = project.start("-c", FOLLOW)
     project.read(follower.stdout, "waiting")
     until(lambda: len(read_journal(project.folder / "journal")) == 40)
+    time.sleep(0.2)
     os.kill(follower.pid, signal.SIGINT)
     assert "it goes on where it runs" in project.end(follower, code=-signal.SIGINT).stderr
     assert process.poll() is None

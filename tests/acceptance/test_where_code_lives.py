@@ -119,7 +119,8 @@ def test_a_notebook_and_a_cell_that_is_run_again_with_new_code(
         RUN,
         "class Result(ExperimentOutputSpec):\n    y: int\n    z: str",
         define.format("7, z='new'"),
-        "run, ref = BaseExperiment(runnable=simulate).allocate([Design(x=1)])\nref.result()\nrun.scalars()['z'].tolist()",
+        "run, ref = BaseExperiment(runnable=simulate).allocate([Design(x=1)])",
+        "ref.result()\nrun.scalars()['z'].tolist()",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     for name, value in project.environment.items():

@@ -173,6 +173,8 @@ result_values = st.one_of(
     columns_of(st.dictionaries(st.sampled_from("ab"), st.dictionaries(st.sampled_from("cd"), st.text(), max_size=2))),
     columns_of(st.lists(st.dictionaries(st.sampled_from("ab"), st.booleans(), max_size=2), max_size=2)),
     columns_of(st.lists(st.integers(0, 3) | st.text(max_size=2), max_size=2)),
+    columns_of(st.dictionaries(st.sampled_from("ab"), times | st.none(), max_size=2)),
+    columns_of(st.lists(st.dates() | st.text(max_size=2), max_size=2)),
     columns_of(st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2)),
 )
 

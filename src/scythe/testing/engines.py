@@ -139,6 +139,7 @@ class EngineSuite:
         assert level(run.errors(), "x") == list(range(50, 1000, 100))
         assert counts(run) == (990, 10, 0, 1000, "finished")
 
+    @pytest.mark.filterwarnings("ignore::scythe.SpecsFailedWarning")
     def test_a_run_in_which_all_fail_says_so_and_keeps_every_failure(self, start: Start) -> None:
         run, ref = start(trial, [Trial(x=x, do="raise") for x in range(30)])
         with pytest.raises(AllSpecsFailedError, match=r"All 30 specs.*x = 0 is out of the question"):
@@ -226,6 +227,7 @@ class EngineSuite:
         assert all(type_ in message for type_, message in zip(errors["type"], errors["message"], strict=True))
         assert level(run.scalars(), "x") == [x for x in range(100) if x not in deeds]
 
+    @pytest.mark.filterwarnings("ignore::scythe.SpecsFailedWarning")
     def test_a_run_in_which_every_spec_kills_its_worker_ends(self, start: Start) -> None:
         run, ref = start(trial, [Trial(x=x, do="exit") for x in range(6)])
         with pytest.raises(AllSpecsFailedError, match="All 6 specs"):
