@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 
 from scythe.errors import (
     ExperimentSpecsMismatchError,
@@ -35,6 +35,7 @@ from scythe.specs import (
     file_fields,
     serialized_fields,
     spec_id,
+    to_plain,
 )
 from scythe.tables import conform, decode_column, encode_column, encode_nested, encoding_of, unify_schemas
 from scythe.transfer import find_file_problem, find_url_problem
@@ -112,21 +113,25 @@ def _file_rows(path: Path, model: type[ExperimentInputSpec]) -> Iterator[list[di
 
 
 def _csv_rows(path: Path, model: type[ExperimentInputSpec]) -> Iterator[list[dict[str, Any]]]:
-    """Read cells as text, for the model to make of them what its fields are; an empty cell is None."""
+    """Read cells as text, for the model to make of them what its fields are.
+
+    An empty cell is None where the field takes that, and empty text elsewhere.
+    """
     from pyarrow import csv
 
-    with csv.open_csv(path) as reader:
+    parse = csv.ParseOptions(newlines_in_values=True)
+    with csv.open_csv(path, parse_options=parse) as reader:
         names = [name for name in reader.schema.names if not _PANDAS_INDEX.fullmatch(name)]
     _check_columns(names, model)
     convert = csv.ConvertOptions(
         include_columns=names,
         column_types=dict.fromkeys(names, pa.string()),
-        strings_can_be_null=True,
-        null_values=[""],
     )
-    with csv.open_csv(path, convert_options=convert) as reader:
+    optional = [name for name in names if accepts_none(model, _field_names(model)[name])]
+    with csv.open_csv(path, parse_options=parse, convert_options=convert) as reader:
         for batch in reader:
-            yield _rows(pa.Table.from_batches([batch]), model)
+            rows = _rows(pa.Table.from_batches([batch]), model)
+            yield [row | {name: None for name in optional if row[name] == ""} for row in rows]
 
 
 def _frame_rows(frame: Any, model: type[ExperimentInputSpec]) -> Iterator[list[dict[str, Any]]]:
@@ -136,13 +141,16 @@ def _frame_rows(frame: Any, model: type[ExperimentInputSpec]) -> Iterator[list[d
     _check_columns([str(name) for name in frame.columns], model)
     for start in range(0, len(frame), CHUNK):
         part = frame.iloc[start : start + CHUNK]
-        columns = {str(name): _series_values(part[name], str(name), model) for name in part.columns}
+        fields = _field_names(model)
+        columns = {str(name): _series_values(part[name], fields[str(name)], model) for name in part.columns}
         yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _series_values(series: Any, name: str, model: type[ExperimentInputSpec]) -> list[Any]:
     """Return a column's values; what pandas calls missing is None where the field takes None."""
     values = series.tolist()
+    if field_shape(model, name) == "nested":
+        values = [_parse_nested(value) for value in values]
     if not series.isna().any():
         return values  # type: ignore[no-any-return]
     missing = None if accepts_none(model, name) else _MISSING
@@ -164,7 +172,8 @@ def _rows(table: pa.Table, model: type[ExperimentInputSpec]) -> list[dict[str, A
         if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
             data = data.cast(pa.timestamp("us", column.type.tz), safe=False)
         values = decode_column(column, data)
-        if field_shape(model, column.name) == "nested" and encoding_of(column) == "plain":
+        name = _field_names(model).get(column.name, column.name)
+        if field_shape(model, name) == "nested" and encoding_of(column) == "plain":
             values = [_parse_nested(value) for value in values]
         columns[column.name] = values
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -180,8 +189,18 @@ def _parse_nested(value: Any) -> Any:
         return value
 
 
+def _field_names(model: type[ExperimentInputSpec]) -> dict[str, str]:
+    """Return the fields of a model by everything they may be called in a row: their names and their aliases."""
+    fields: dict[str, str] = {}
+    for name, info in model.model_fields.items():
+        given = info.validation_alias
+        aliases = given.choices if isinstance(given, AliasChoices) else [given]
+        fields |= {alias: name for alias in (name, info.alias, *aliases) if isinstance(alias, str)}
+    return fields
+
+
 def _check_columns(names: Sequence[str], model: type[ExperimentInputSpec]) -> None:
-    fields = {alias: name for name, info in model.model_fields.items() for alias in (name, info.alias or name)}
+    fields = _field_names(model)
     problems = []
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated:
@@ -290,7 +309,10 @@ class _Validator:
         self._fetches_files = fetches_files
         self._validate: Callable[..., ExperimentInputSpec] = model.__pydantic_validator__.validate_python
         self._files = file_fields(model)
-        self._names = {alias for n, info in model.model_fields.items() for alias in (n, info.alias or n)}
+        self._names = _field_names(model)
+        self._nested = [
+            n for n in model.model_fields if field_shape(model, n) == "nested" and n not in serialized_fields(model)
+        ]
         self._file_problems: dict[Path, str | None] = {}
         self.files: dict[str, dict[str, Path]] = {name: {} for name in self._files}
         self.problems: list[tuple[int, str, str, str]] = []
@@ -310,6 +332,12 @@ class _Validator:
     def _check_row(self, number: int, row: Any) -> ExperimentInputSpec | None:
         if isinstance(row, self._model):
             values = row.__dict__ if not row.__pydantic_extra__ else {**row.__dict__, **row.__pydantic_extra__}
+            if self._nested:  # as plain data, which is what a worker gets: pydantic trusts models as they are
+                try:
+                    values = values | {name: to_plain(values[name]) for name in self._nested if name in values}
+                except OutputError as error:
+                    self._add(number, [(_WHOLE, row, str(error))])
+                    return None
         elif isinstance(row, Mapping):
             values = dict(row)
             unknown = [name for name in values if name not in self._names]

@@ -65,17 +65,20 @@ class Recorder:
         """Whether every spec has an outcome."""
         return self.done + self.failed >= self.total
 
-    def record(self, outcomes: Outcomes, ids: Mapping[int, tuple[str, str]]) -> None:
+    def record(self, outcomes: Outcomes, ids: Mapping[int, tuple[str, str | None]]) -> None:
         """Take outcomes in; output files are uploaded first, so that no row points at a file that is not there.
 
         Args:
             outcomes: The outcomes.
-            ids: The run prefix and the id under which a row's output files are kept, by row.
+            ids: The run prefix and the id under which a row's output files are kept, by row; a spec without an id goes
+                by its row.
         """
         for name, values in outcomes.columns.items():
             if name.startswith(FILE):
                 outcomes.columns[name] = [
-                    reference if reference is None or is_url(reference) else self._upload(name, reference, *ids[row])
+                    reference
+                    if reference is None or is_url(reference)
+                    else self._upload(name, reference, row, *ids[row])
                     for row, reference in zip(outcomes.rows, values, strict=True)
                 ]
         with self._lock:
@@ -83,10 +86,10 @@ class Recorder:
             self.done += outcomes.done
             self.failed += outcomes.failed
 
-    def _upload(self, column: str, reference: str, prefix: str, spec_id: str) -> str:
+    def _upload(self, column: str, reference: str, row: int, prefix: str, spec_id: str | None) -> str:
         path = Path(reference)
         field = column.removeprefix(FILE)
-        url = upload_output(self._store, path, prefix=prefix, field=field, spec_id=spec_id)
+        url = upload_output(self._store, path, prefix=prefix, field=field, spec_id=spec_id or str(row))
         shutil.rmtree(path.parent, ignore_errors=True)
         return url
 

@@ -70,7 +70,7 @@ class ScytheStorageSettings(BaseModel):
     def store_url(self) -> str:
         """Return the URL of the store these settings choose."""
         if self.URL is not None:
-            return self.URL
+            return self.URL if "://" in self.URL else Path(self.URL).expanduser().absolute().as_uri()
         if self.BUCKET is not None:
             return f"s3://{self.BUCKET}/{self.BUCKET_PREFIX.strip('/')}".rstrip("/")
         return (Path.cwd() / DEFAULT_FOLDER).as_uri()

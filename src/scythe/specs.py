@@ -340,7 +340,9 @@ def to_plain(value: Any) -> Any:
     if hasattr(value, "dtype") or type(value).__name__ == "NAType":
         return to_plain(_from_library(value))
     try:
-        return to_jsonable_python(value, inf_nan_mode="constants", bytes_mode="base64", fallback=_from_library)
+        return to_jsonable_python(
+            value, by_alias=False, inf_nan_mode="constants", bytes_mode="base64", fallback=_from_library
+        )
     except ValueError as error:
         raise OutputError(
             f"a value of type {type(value).__name__} cannot be stored; make it a number, text, a date, a list, a dict "
@@ -382,8 +384,10 @@ def parse_json(text: str) -> Any:
 
 
 def _to_standard(value: Any) -> Any:
-    convert = getattr(value, "to_pydatetime", None) or getattr(value, "to_pytimedelta", None)
-    return convert() if convert is not None else value
+    """Turn pandas' own into those of the standard library; nanoseconds are cut off."""
+    if hasattr(value, "to_pydatetime"):
+        return value.to_pydatetime(warn=False)
+    return value.to_pytimedelta() if hasattr(value, "to_pytimedelta") else value
 
 
 def _from_library(value: Any) -> Any:

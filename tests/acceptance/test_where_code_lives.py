@@ -207,3 +207,35 @@ def test_python_options_reach_the_workers(project: Project) -> None:
     project.write("study.py", text + RUN)
     assert f"squares: {[3] * 20}" in project.run("-OO", "-X", "utf8", "study.py").stdout
     assert sys.flags.optimize == 0
+
+
+def test_a_script_that_goes_to_another_folder_first(project: Project) -> None:
+    project.write("elsewhere/study.py", STUDY)
+    project.write(
+        "main.py", f"import os, sys\nsys.path.insert(0, 'elsewhere')\nfrom study import *\nos.chdir('/')\n{RUN}"
+    )
+    project.environment["SCYTHE_STORAGE_URL"] = str(project.folder / "runs")
+    assert SQUARES in project.run("main.py").stdout
+    project.write("main.py", f"import os\n{STUDY}os.chdir('/')\n{RUN}")
+    assert SQUARES in project.run("main.py").stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("def make():\n    {}\n    return simulate\nmake()", "defined inside another function"),
+        ("ExperimentRegistry.Register()(lambda input_spec: Result(y=1))", "lambda"),
+        ("import threading\nlock = threading.Lock()\n{}\nsimulate.function.__globals__['lock'] = lock", "lock"),
+    ],
+)
+def test_a_function_that_cannot_reach_a_worker_is_refused_before_anything_is_written(
+    project: Project, code: str, reason: str
+) -> None:
+    define = (
+        "@ExperimentRegistry.Register()\ndef simulate(input_spec: Design) -> Result:\n    with lock:\n        return 1"
+    )
+    indented = define.replace("\n", "\n    ") if code.startswith("def make") else define
+    errors = project.run("-", input=f"{MODELS}\n{code.format(indented)}\n{RUN}", code=1).stderr
+    assert "RegistrationError" in errors
+    assert reason in errors
+    assert not (project.folder / "scythe-runs").exists()

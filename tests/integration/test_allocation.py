@@ -300,7 +300,7 @@ def test_twenty_bad_rows_are_shown_in_full_and_the_rest_counted(store: Path) -> 
         ({"size": 1, "name": "x" * 500, "count": "y" * 500}, "count", f"'{'y' * 79}…"),
         (Design.model_construct(size="big"), "size", "'big'"),
         (Design.model_construct(name="a"), "size", "(missing)"),
-        (Design.model_construct(size=1.0, zone=Zone.model_construct(area=-1)), "zone.area", "-1"),
+        (Design.model_construct(size=1.0, zone=Zone.model_construct(area=-1)), "zone.area", "-1.0"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_named(row: Any, field: str, value: str, store: Path) -> None:

@@ -6,22 +6,30 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+
+import pytest
 
 import scythe
 
 
 def test_the_public_names_are_those_that_can_be_imported() -> None:
     assert len(set(scythe.__all__)) == len(scythe.__all__)
-    modules = {name for name, value in vars(scythe).items() if isinstance(value, ModuleType)}
-    public = {name for name in vars(scythe) if not name.startswith("_")}
-    assert set(scythe.__all__) == public - (modules - {"errors"})
+    homes = {name for names in scythe._HOMES.values() for name in names}
+    assert set(scythe.__all__) == homes | {"errors"}
+    assert all(getattr(scythe, name) is not None for name in scythe.__all__)
+    assert set(scythe.__all__) <= set(dir(scythe))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'BaseExperimnt'"):
+        scythe.BaseExperimnt  # noqa: B018
 
 
 PROBE = """
 import json, os, sys, threading
 before = set(os.listdir())
 import scythe
+from scythe import *
 heavy = ["pandas", "pyarrow", "obstore", "rich", "typer", "yaml", "hatchet_sdk", "numpy", "cloudpickle"]
 loaded = sorted({name.partition(".")[0] for name in sys.modules}.intersection(heavy))
 print(json.dumps([loaded, sorted(set(os.listdir()) - before), threading.active_count()]))

@@ -69,7 +69,8 @@ class LocalEngine(Engine):
         self._slots = slots
         self._lock = threading.Lock()
         self._pool: Pool | None = None
-        self._ended: dict[str, Progress] = {}
+        self._unwritten: dict[str, Progress] = {}
+        """How runs ended whose end could not be written to the store."""
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
@@ -92,7 +93,7 @@ class LocalEngine(Engine):
             return
         with self._lock:
             if self._pool is None or not self._pool.add(job):
-                self._pool = Pool(self._slots or default_slots(), self._ended)
+                self._pool = Pool(self._slots or default_slots(), self._unwritten)
                 atexit.register(self._pool.end)
                 self._pool.add(job)
 
@@ -105,7 +106,7 @@ class LocalEngine(Engine):
     def watch(self, prefix: str) -> Progress | None:
         if self._pool is not None and (progress := self._pool.progress(prefix)) is not None:
             return progress
-        return self._ended.get(prefix)
+        return self._unwritten.get(prefix)
 
     @override
     @contextmanager
@@ -212,11 +213,11 @@ class Pool:
     must not outlive that.
     """
 
-    def __init__(self, slots: int, ended: dict[str, Progress]) -> None:
+    def __init__(self, slots: int, unwritten: dict[str, Progress]) -> None:
         self.slots = slots
         self.changed = threading.Condition()
         self.folder = Path(tempfile.mkdtemp(prefix="scythe-"))
-        self._ended = ended
+        self._unwritten = unwritten
         self._runs: list[LocalRun] = []
         self._arriving: set[str] = set()
         """Prefixes of runs that are being opened: the pool waits for them."""
@@ -246,7 +247,7 @@ class Pool:
             raise
         with self.changed:
             self._arriving.remove(job.prefix)
-            self._ended.pop(job.prefix, None)
+            self._unwritten.pop(job.prefix, None)
             run.stopping = parent is not None and parent.stopping
             self._runs.append(run)
             self._runs.sort(key=lambda r: -r.depth)  # tasks wait for the runs they allocated: those go first
@@ -256,8 +257,8 @@ class Pool:
 
     def progress(self, prefix: str) -> Progress | None:
         """Say how far a run is, or None if it is not here."""
-        with self.changed:
-            return next((run.progress() for run in self._runs if run.job.prefix == prefix), None)
+        # No lock: it is the main thread that asks, often, and Ctrl-C may come between taking a lock and knowing of it.
+        return next((run.progress() for run in tuple(self._runs) if run.job.prefix == prefix), None)
 
     def stop(self, prefix: str | None = None) -> None:
         """Stop a run (or all) and the runs its tasks allocated, and wait until what they have is in the store."""
@@ -387,13 +388,13 @@ class Pool:
                 self.fail(run, reason)
                 return
             run.state, run.error = "failed", run.error or reason
+            self._unwritten[run.job.prefix] = run.progress()
             with suppress(Exception):
                 run.recorder.tell("failed", error=run.error)
         with suppress(Exception):
             run.reader.close()
         shutil.rmtree(run.folder, ignore_errors=True)
         with self.changed:
-            self._ended[run.job.prefix] = run.progress()
             self._runs.remove(run)
             self.changed.notify_all()
         if run.state == "interrupted" and not threading.main_thread().is_alive():
