@@ -63,14 +63,15 @@ def provenance(source: Path | None) -> dict[str, Any]:
     Args:
         source: A file of the experiment's code; its git commit is looked up.
     """
+    packages = _packages()
     return {
-        "scythe": metadata.version("scythe-engine"),
+        "scythe": packages.get("scythe-engine", "unknown"),  # not installed, but found on the path
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "command": " ".join(sys.argv),
         "git": _git(source.parent if source is not None else Path.cwd()),
-        "packages": dict(sorted(_packages().items(), key=lambda item: item[0].lower())),
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
     }
 
 

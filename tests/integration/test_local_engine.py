@@ -69,7 +69,7 @@ def test_what_lies_behind_a_long_spec_is_given_to_idle_slots(start: Starter, tmp
     behind = tasks.loc[401:]
     ends = behind["started"] + pd.to_timedelta(behind["seconds"], unit="s")
     assert (ends < long["started"] + pd.Timedelta(seconds=long["seconds"])).all()
-    assert (behind["worker"] != long["worker"]).all()
+    assert set(behind["worker"]) == {"ScytheWorker--Local-0", "ScytheWorker--Local-1"} - {long["worker"]}
     assert counted(journal) == list(range(800))
 
 
@@ -85,7 +85,7 @@ def test_specs_that_become_slow_are_shared_though_none_is_long(start: Starter, t
     assert counted(journal) == list(range(3060))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_each_spec_runs_once_however_long_each_takes(start: Starter, tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     pauses = [dice.choice([0.0] * 60 + [0.001] * 30 + [0.05] * 6 + [0.4]) for _ in range(400)]
@@ -110,7 +110,7 @@ def test_what_finished_before_a_long_spec_is_in_the_store_while_that_runs(start:
 # crashes and time-outs
 
 
-@pytest.mark.parametrize("bad", [[0], [9], [0, 1, 2], [3, 4, 9]], ids=str)
+@pytest.mark.parametrize("bad", [[0, 1], [3, 4, 9]], ids=str)
 def test_a_crash_anywhere_costs_only_that_spec(start: Starter, bad: list[int]) -> None:
     run, ref = start([Trial(x=x, do="exit" if x in bad else "square") for x in range(10)])
     start.finish(run)
@@ -133,7 +133,7 @@ def test_a_run_whose_only_spec_fails_ends(start: Starter, do: Deed) -> None:
 def test_storms_of_crashes_and_time_outs_lose_nothing(start: Starter, tmp_path: Path) -> None:
     dice = random.Random(1)
     deeds: list[Deed] = ["exit", "segfault", "kill", "raise", "sleep"]
-    plan: list[Deed] = [dice.choice(deeds) if dice.random() < 0.1 else "square" for _ in range(150)]
+    plan: list[Deed] = [dice.choice(deeds) if dice.random() < 0.1 else "square" for _ in range(100)]
     specs = [Trial(x=x, do=do, pause=1000 if do == "sleep" else 0.0) for x, do in enumerate(plan)]
     runs = [start(specs, hasty_trial)[0] for _ in range(2)]
     expected = {"exit": "crashed", "segfault": "crashed", "kill": "crashed", "raise": "error", "sleep": "timed_out"}
@@ -172,7 +172,7 @@ def test_a_worker_that_is_killed_between_specs_costs_nothing(start: Starter) -> 
 
 def test_quick_runs_one_after_the_other(start: Starter) -> None:
     """Each may meet the pool of the one before as it winds up."""
-    for x in range(25):
+    for x in range(15):
         run, ref = start(Trial(x=x))
         start.finish(run)
         ref.result()
@@ -204,7 +204,7 @@ def test_many_runs_are_stopped_and_go_on(start: Starter, tmp_path: Path) -> None
 
 
 def test_a_run_is_stopped_at_any_moment(start: Starter) -> None:
-    for wait in (0.0, 0.05, 0.3, 0.5, 0.7, 0.9):
+    for wait in (0.0, 0.3, 0.6, 0.9):
         run, _ = start([Trial(x=x, pause=0.005) for x in range(100)])
         threading.Event().wait(wait)
         start.engine.stop(run.prefix)

@@ -37,7 +37,8 @@ TICK_SECONDS = 0.1
 
 _BOOTSTRAP = """\
 import sys, json
-settings = json.loads(sys.argv[1])
+with open(sys.argv[1]) as file:
+    settings = json.load(file)
 sys.path[:], sys.argv[:] = settings["path"], settings["argv"]
 from scythe.execution.slot import main
 main(*settings["slot"])
@@ -92,6 +93,7 @@ class SlotProcess:
         self.gauge = Gauge(self._buffer)
         self._connection, theirs = Pipe()
         lifeline, self._lifeline = os.pipe()
+        settings_path = folder / f"slot-{number}.json"
         # The script's arguments are there when its module is loaded, as in the process that began.
         settings = {
             "path": [str(entry) for entry in sys.path],
@@ -99,9 +101,10 @@ class SlotProcess:
             "slot": [theirs.fileno(), lifeline, str(gauge_path), worker],
         }
         try:
+            settings_path.write_text(json.dumps(settings))
             with self._log.open("w+b") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, *_interpreter_flags(), "-c", _BOOTSTRAP, json.dumps(settings)],
+                    [sys.executable, *_interpreter_flags(), "-c", _BOOTSTRAP, str(settings_path)],
                     pass_fds=[theirs.fileno(), lifeline],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
