@@ -180,7 +180,9 @@ class Gatherer:
         own = frame_levels(frame_schema)
         columns = {n: n for n in frame_schema.names if n != ROW and n not in own}
         self._check(name, frame_schema, parts)
-        own = [n for n in own if not self._repeats_level(n, parts, frame_schema)]
+        with SpecTable(self._store, self._run) as specs_table:
+            levels = {*specs_table.level_names, *(feature.removeprefix(FEATURE) for feature in self._features())}
+        own = [n for n in own if n not in levels or not self._repeats_level(n, parts, frame_schema)]
         for specs, records in self._frame_records(parts, frame_schema):
             yield self._assemble(specs, records, own, columns)
 
@@ -203,12 +205,11 @@ class Gatherer:
             yield specs, frame
 
     def _repeats_level(self, name: str, parts: Sequence[PartKey], schema: pa.Schema) -> bool:
-        """Tell whether a level of a frame's own index says what a level of the spec says anyway."""
-        for specs, records in self._frame_records(parts, schema):
-            levels = self._levels(specs, records)
-            if name not in levels.column_names or records.column(name).to_pylist() != levels.column(name).to_pylist():
-                return False
-        return True
+        """Tell whether a level of a frame's own index says what the level of that name says of its spec."""
+        return all(
+            records.column(name).to_pylist() == self._levels(specs, records).column(name).to_pylist()
+            for specs, records in self._frame_records(parts, schema)
+        )
 
     def _features(self) -> list[str]:
         return [n for n in self._schema.names if n.startswith(FEATURE)]

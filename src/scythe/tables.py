@@ -37,7 +37,7 @@ _ENCODING = b"scythe.encoding"
 _EXACT = b"scythe.exact"
 _PANDAS = b"scythe.pandas"
 _COLUMN_INDEXES = b"scythe.column_indexes"
-_EXACT_FLOAT = 2**53
+_EXACT_FLOATS, _INT64 = (-(2**53), 2**53), (-(2**63), 2**63 - 1)
 _RESULT_TYPES = PLAIN_TYPES | {list, dict}
 
 
@@ -101,7 +101,8 @@ def _scalars(kinds: set[type], values: Sequence[Any], *, exact: bool) -> pa.Arra
         if kinds == {int}:
             return pa.array(values, pa.int64())
         if kinds == {int, float}:
-            if exact and any(abs(v) > _EXACT_FLOAT for v in values if type(v) is int):
+            lowest, highest = _EXACT_FLOATS if exact else _INT64
+            if not all(lowest <= v <= highest for v in values if type(v) is int):
                 return None
             return pa.array([None if v is None else float(v) for v in values], pa.float64(), from_pandas=False)
         if kinds == {dt.datetime}:
@@ -123,7 +124,8 @@ def _is_rigid(array: pa.Array) -> bool:
     if not pa.types.is_integer(array.type):
         return False
     extent = pc.min_max(array)
-    return bool(max(-extent["min"].as_py(), extent["max"].as_py()) > _EXACT_FLOAT)
+    lowest, highest = _EXACT_FLOATS
+    return bool(extent["min"].as_py() < lowest or extent["max"].as_py() > highest)
 
 
 def _native(values: Sequence[Any]) -> pa.Array | None:
@@ -189,7 +191,7 @@ def _without_filling(value: Any) -> Any:
 
 def needs_text(type_: pa.DataType, *, nulls: bool, largest: int) -> bool:
     """Tell whether pandas would round the integers of an index level: it makes floats of those with missing values."""
-    return pa.types.is_integer(type_) and nulls and largest > _EXACT_FLOAT
+    return pa.types.is_integer(type_) and nulls and largest > _EXACT_FLOATS[1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

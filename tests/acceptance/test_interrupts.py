@@ -41,7 +41,6 @@ TIME_TO_STOP = 20.0
 
 WAITS = {
     "in result": "    ref.result()\n",
-    "in wait": "    run.wait()\n",
     "somewhere else": "    time.sleep(1000)\n",
     "at the end of the script": "",
 }

@@ -109,8 +109,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> ExperimentRun:
         for i in range(4)
     ]  # fmt: skip
     experiment = BaseExperiment(runnable=write_everything, storage_settings=settings)
+    run, ref = experiment.allocate(specs, engine="inline")
     with pytest.warns(SpecsFailedWarning):
-        run, ref = experiment.allocate(specs, engine="inline")
         ref.result()
     return run
 

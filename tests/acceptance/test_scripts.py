@@ -46,10 +46,7 @@ def test_ten_of_a_thousand_that_raise_are_warned_of_and_the_script_succeeds(proj
     ("trouble", "clue"),
     [
         ("raise ImportError('no licence for the solver')", "no licence for the solver"),
-        ("import a_package_that_is_not_there", "a_package_that_is_not_there"),
-        ("1 / 0", "ZeroDivisionError"),
         ("sys.exit('bad settings')", "bad settings"),
-        ("os._exit(7)", "exit code 7"),
         ("print('famous last words', flush=True); os.kill(os.getpid(), 9)", "famous last words"),
         ("del simulate", "simulate"),
     ],

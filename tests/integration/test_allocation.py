@@ -447,7 +447,7 @@ def test_fields_can_be_called_by_name_or_alias(row: dict[str, Any], store: Path)
 def test_validators_are_run_on_every_row(store: Path) -> None:
     run = allocate(store, [{"size": "3 m"}, {"size": 4.0}], look_validated)
     assert run.scalars()["seen"].tolist() == [repr((3.0, 0.0, 1.0)), repr((4.0, 0.0, 1.0))]
-    with pytest.raises(errors.InvalidSpecsError, match="row 1: .*low is above high"):
+    with pytest.raises(errors.InvalidSpecsError, match=r"row 1: .*low is above high"):
         allocate(store, [{"size": 1}, {"size": 1, "low": 2}], look_validated)
 
 
@@ -478,7 +478,7 @@ class OnlyText(ExperimentInputSpec):
     @classmethod
     def parse(cls, value: Any) -> Any:
         if not isinstance(value, str):
-            raise ValueError("give a text")  # noqa: TRY004
+            raise ValueError("give a text")
         return float(value)
 
 
@@ -890,12 +890,14 @@ import json, sys, warnings
 import scythe
 
 full, url = sys.argv[1:]
-names = ["double", "scythe_experiment_double", "double/v1.0.0", full, "/" + full + "/", full.removeprefix("scythe_experiment_"), url]
+short = full.removeprefix("scythe_experiment_")
+names = ["double", "scythe_experiment_double", "double/v1.0.0", full, "/" + full + "/", short, url]
 runs = [scythe.open_run(name) for name in names]
 assert len({run.experiment_id for run in runs}) == 1
 assert "pyarrow" not in sys.modules
 table = runs[0].scalars()
-print(json.dumps([[run.experiment_id for run in scythe.find_runs("double")], table["y"].tolist(), list(table.index.names)]))
+found = [run.experiment_id for run in scythe.find_runs("double")]
+print(json.dumps([found, table["y"].tolist(), list(table.index.names)]))
 """
 
 

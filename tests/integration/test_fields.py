@@ -295,14 +295,14 @@ UNIONS: list[dict[str, Any]] = [
     },
     {"number_or_text": "1", "number_text_or_none": 1.5, "flag_or_number": 1, "time_or_text": "soon", "anything": "1"},
     {"number_or_text": "ü", "number_text_or_none": None, "flag_or_number": 2, "time_or_text": "", "anything": None},
-    {"number_or_text": 2**70, "number_text_or_none": math.nan, "flag_or_number": 0, "time_or_text": "x", "anything": 2.5},
+    {"number_or_text": 2**70, "number_text_or_none": math.inf, "flag_or_number": 0, "time_or_text": "", "anything": 2.0},
 ]  # fmt: skip
 
 UNION_LEVELS = {
     "number_or_text": ["1", "1", "ü", str(2**70)],
-    "number_text_or_none": ["1.5", "1.5", None, "NaN"],
+    "number_text_or_none": ["1.5", "1.5", None, "Infinity"],
     "flag_or_number": ["true", "1", "2", "0"],
-    "time_or_text": ["2020-01-01T00:00:00", "soon", "", "x"],
+    "time_or_text": ["2020-01-01T00:00:00", "soon", "", ""],
     "anything": ["1", "1", None, "2.5"],
 }
 
@@ -354,8 +354,8 @@ NESTED: list[dict[str, Any]] = [
         "before": 5, "ratios": [0.1], "deep": [[2**70]], "sizes": {}, "always_empty": {}, "by_number": {2**40: ""},
         "point": Point(tags={"ü": 1}), "point_or_none": None, "points": [Point()], "pair": Pair(3, "x"),
         "both": (0, ""), "many": (math.nan,), "names": {"ü"}, "colors": [Color.RED, Color.RED],
-        "days": [dt.date(1, 1, 1)], "paths": [Path("/")], "number_or_list": [], "bare": {"other": 1.5}, "open_list": "a",
-        "after": 6,
+        "days": [dt.date(1, 1, 1)], "paths": [Path("/")], "number_or_list": [], "bare": {"other": 1.5},
+        "open_list": "a", "after": 6,
     },
 ]  # fmt: skip
 
@@ -538,7 +538,7 @@ def test_the_index_has_the_scalar_fields_in_order_of_definition(
                 "span": "timedelta64[us]", "day": "object",
             },
         ),
-        ("numbers", {"past_2_53": "int64", "small_or_none": "float64", "ratio": "float64", "small_or_ratio": "float64"}),
+        ("numbers", {"past_2_53": "int64", "small_or_none": "float64", "ratio": "float64"}),
         ("times", {"in_one_zone": "datetime64[us, Europe/Berlin]", "in_utc_or_none": "datetime64[us, UTC]"}),
         ("optionals", {"whole": "float64", "ratio": "float64", "when": "datetime64[us]", "span": "timedelta64[us]"}),
     ],

@@ -1,4 +1,4 @@
-"""What simulations return, as tables: outputs, users' own data frames, failures; whole, in part, and by pandas alone."""
+"""What simulations return, as tables: outputs, users' data frames, failures; whole, in part, and by pandas alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ import pandas as pd
 import pytest
 from pydantic import BaseModel
 
-from scythe import BaseExperiment, ExperimentInputSpec, ExperimentOutputSpec, ExperimentRegistry, ExperimentRun, errors
+from scythe import (
+    BaseExperiment,
+    ExperimentInputSpec,
+    ExperimentOutputSpec,
+    ExperimentRegistry,
+    ExperimentRun,
+    OptionalFileReference,
+    errors,
+)
 from scythe.engines import open_engine
 from scythe.runs import SpecsFailedWarning
 from scythe.settings import ScytheStorageSettings
@@ -55,6 +63,7 @@ def one(rows: Any, **options: Any) -> pd.DataFrame:
     return pd.DataFrame({"a": list(rows)}, **options)
 
 
+OWN_LEVELS, DEEP_NAMES = ["hour", "zone"], ["kind", "node"]
 ORDERED = pd.CategoricalDtype(["low", "mid", "high"], ordered=True)
 UNORDERED = pd.CategoricalDtype(["z", "unused", "a"])
 
@@ -84,7 +93,7 @@ OUTPUTS: dict[str, Callable[[Case], dict[str, Any]]] = {
     "clash": lambda s: {"y": s.i if s.i < 2 else "text", "fine": 1},
     "text_of_errors": lambda s: fail(ValueError(f"bad file b\udce9.csv: {'x' * 20_000}")),
     # users' own data frames
-    "named": frame(lambda s: one([1, 2], index=pd.MultiIndex.from_tuples([(1, "x"), (2, "y")], names=["hour", "zone"]))),
+    "named": frame(lambda s: one([1, 2], index=pd.MultiIndex.from_tuples([(1, "x"), (2, "y")], names=OWN_LEVELS))),
     "dates": frame(lambda s: one([1, 2], index=pd.date_range("2020-01-01", periods=2, freq="h", name="when"))),
     "unnamed_dates": frame(lambda s: one([1, 2], index=pd.date_range("2020-01-01", periods=2, freq="h"))),
     "filtered": frame(lambda s: one(range(6))[lambda d: d["a"] % (s.i + 1) == s.i]),
@@ -98,7 +107,7 @@ OUTPUTS: dict[str, Callable[[Case], dict[str, Any]]] = {
     "field_again": frame(lambda s: one([1, 2], index=pd.Index([s.i] * 2, name="i"))),
     "field_name": frame(lambda s: one([1, 2], index=pd.Index([70, 90], name="i"))),
     "multi_columns": frame(
-        lambda s: pd.DataFrame([[1.0, 2.0]], columns=pd.MultiIndex.from_tuples([("p", 1), ("q", 2)], names=["kind", "node"]))
+        lambda s: pd.DataFrame([[1.0, 2.0]], columns=pd.MultiIndex.from_tuples([("p", 1), ("q", 2)], names=DEEP_NAMES))
     ),
     "int_columns": frame(lambda s: pd.DataFrame(np.ones((2, 3)), columns=[10, 20, 30])),
     "own_types": frame(
@@ -282,7 +291,10 @@ def own_index(run: ExperimentRun, name: str = "f") -> list[Any]:
         ("filtered", ["sort_subindex"], [(i, k) for i in range(4) for k in range(6) if k % (i + 1) == i]),
         ("spec_index", ["sort_subindex"], [(i, k) for i in range(4) for k in range(i)]),
         ("spec_index_of_one", [], [(i,) for i in range(4)]),
-        ("spec_index_and_more", ["hour", "zone", "sort_subindex"], [(i, *own) for i in range(4) for own in ((3, "a", 0), (4, "b", 1))]),
+        (
+            "spec_index_and_more", ["hour", "zone", "sort_subindex"],
+            [(i, *own) for i in range(4) for own in ((3, "a", 0), (4, "b", 1))],
+        ),
         ("featured_frame", ["twice", "sort_subindex"], [(i, 2 * i, k) for i in range(4) for k in range(i)]),
         ("sort_index", ["sort_subindex"], [(i, k) for i in range(4) for k in range(2)]),
         ("field_again", [], [(i,) for i in range(4) for _ in range(2)]),
@@ -414,11 +426,13 @@ class Bad(ExperimentInputSpec):
 
 
 class BadResult(ExperimentOutputSpec):
-    report: Path | None = None
+    report: OptionalFileReference = None
     y: Any = None
 
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "missing_file": (lambda: BadResult(report="/nowhere/report.txt"), "the output file was not written"),
+    "folder": (lambda: BadResult(report="/"), "the output file is a folder"),
     "reserved": (lambda: BadResult(dataframes={"scalars": one([1])}), "Scythe has a table of that name"),
     "outside": (lambda: BadResult(dataframes={"../f": one([1])}), "cannot be a name in a store"),
     "absolute": (lambda: BadResult(dataframes={"/f": one([1])}), "cannot be a name in a store"),
@@ -446,8 +460,8 @@ def test_an_output_that_cannot_be_stored_fails_its_spec_alone_and_says_why(store
     experiment = BaseExperiment(runnable=misbehave, storage_settings=ScytheStorageSettings(URL=str(store)))
     specs = [{"kind": kind} for kind in BAD]
     BAD["good"] = (lambda: BadResult(y=1), "")
+    run, ref = experiment.allocate([*specs, {"kind": "good"}], engine="inline")
     with pytest.warns(SpecsFailedWarning):
-        run, ref = experiment.allocate([*specs, {"kind": "good"}], engine="inline")
         ref.result()
     assert list(run.scalars()["y"]) == [1]
     failed = run.errors().reset_index("kind").set_index("kind")

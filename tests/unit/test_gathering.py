@@ -12,14 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scythe import parts
 from scythe.errors import StoreError
 from scythe.gathering import Gatherer, SpecTable, finished_rows, frame_names, outcome_counts, write_tables
 from scythe.keys import RunKeys
 from scythe.outcomes import ERRORS, SCALARS, TASKS, OutcomeList, failure, task
-from scythe.parts import SEALED_ROWS, PartWriter, find_parts
+from scythe.parts import PartWriter, find_parts
 from scythe.stores import MemoryStore, Store
 from scythe.tables import frame_to_table
 
@@ -87,6 +88,7 @@ plans = st.integers(1, 30).flatmap(
 )
 
 
+@settings(max_examples=40)
 @given(plans)
 def test_tables_have_every_outcome_in_row_order_however_they_were_written(
     plan: tuple[list[int], list[int], list[bool], list[int], int],
@@ -103,7 +105,7 @@ def test_tables_have_every_outcome_in_row_order_however_they_were_written(
     assert outcome_counts(store, RUN) == (len(good), len(order) - len(good))
     assert finished_rows(store, RUN, len(order)).all()
     scalars, failed = tables(store, SCALARS), tables(store, ERRORS)
-    assert scalars["y"].tolist() == [row for row in good]
+    assert scalars["y"].tolist() == good
     assert list(scalars.index.get_level_values("size")) == [row / 2 for row in good]
     assert failed["message"].tolist() == [f"no {row}" for row, fail in enumerate(fails) if fail]
     assert list(tables(store, TASKS)["ok"]) == [not fail for fail in fails]
@@ -124,13 +126,15 @@ def test_a_part_that_grows_is_one_object_with_its_counts_in_its_key() -> None:
     assert [row for row, done in enumerate(finished_rows(store, RUN, 10)) if done] == [2, 4, 5, 9]
 
 
-def test_a_large_part_is_sealed_and_the_next_one_begun() -> None:
-    store = new_store(SEALED_ROWS + 1)
+def test_a_large_part_is_sealed_and_the_next_one_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "SEALED_ROWS", 10)
+    store = new_store(20)
     writer = PartWriter(store, RUN, writer="0a")
-    for rows in (range(SEALED_ROWS), [SEALED_ROWS]):
+    for rows in (range(8), range(8, 12), range(12, 13), range(13, 20)):
         writer.add(outcomes(*rows))
         writer.flush()
-    assert [(part.index, part.done) for part in find_parts(store, RUN)] == [(0, SEALED_ROWS), (1, 1)]
+    assert [(part.index, part.done) for part in find_parts(store, RUN)] == [(0, 12), (1, 8)]
+    assert tables(store, SCALARS)["y"].tolist() == list(range(20))
 
 
 class FullStore(MemoryStore):

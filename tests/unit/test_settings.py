@@ -106,6 +106,24 @@ def test_a_url_means_any_store_and_wins_over_a_bucket(storage: pytest.MonkeyPatc
     assert ScytheStorageSettings().store_url() == "memory://here"
 
 
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("/runs/a b", "file:///runs/a%20b"),
+        ("memory://here", "memory://here"),
+        ("s3://water/a", "s3://water/a"),
+        ("file:///runs", "file:///runs"),
+    ],
+)
+def test_a_folder_can_be_given_by_its_path(given: str, url: str) -> None:
+    assert ScytheStorageSettings(URL=given).store_url() == url
+
+
+def test_a_relative_folder_is_taken_from_here(storage: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    storage.setenv("SCYTHE_STORAGE_URL", "some/runs")
+    assert ScytheStorageSettings().store_url() == (tmp_path / "some/runs").as_uri()
+
+
 def test_an_empty_variable_counts_as_unset(storage: pytest.MonkeyPatch) -> None:
     for name in ("SCYTHE_STORAGE_URL", "SCYTHE_STORAGE_BUCKET", "SCYTHE_STORAGE_BUCKET_PREFIX"):
         storage.setenv(name, "")

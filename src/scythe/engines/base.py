@@ -77,7 +77,10 @@ class Engine(ABC):
 
     @abstractmethod
     def stop(self, prefix: str) -> None:
-        """Stop a run: running specs are ended, the rest is not begun. Finished outcomes are in the store on return."""
+        """Stop a run, and the runs that its tasks have allocated.
+
+        Running specs are ended, the rest is not begun. Finished outcomes are in the store on return.
+        """
 
     @abstractmethod
     def watch(self, prefix: str) -> Progress | None:
