@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import scythe
+from scythe import ExperimentRun
+
 TIMEOUT = 120.0
 """Nothing here takes nearly as long; a test that waits for this has found something that hangs."""
 
@@ -110,6 +113,10 @@ class Project:
             if text in line:
                 return seen
         raise AssertionError(f"it ended without a line with {text!r}:\n{seen}")
+
+    def open_run(self) -> ExperimentRun:
+        """Open the latest run of the experiment that all these projects have."""
+        return scythe.open_run("simulate", store=self.folder / "scythe-runs")
 
     def processes(self) -> list[int]:
         """Return the processes that were started from here and are alive."""

@@ -183,7 +183,7 @@ def test_quick_runs_one_after_the_other(start: Starter) -> None:
 
 def test_many_runs_are_stopped_and_go_on(start: Starter, tmp_path: Path) -> None:
     journals = [tmp_path / f"journal-{i}" for i in range(6)]
-    started = [start([Trial(x=x, pause=0.02, journal=str(journal)) for x in range(40)]) for journal in journals]
+    started = [start([Trial(x=x, pause=0.05, journal=str(journal)) for x in range(40)]) for journal in journals]
     first = started[0][0].prefix
     until(lambda: (progress := start.engine.watch(first)) is not None and progress.done > 5)
     threads = [threading.Thread(target=start.engine.stop, args=[run.prefix]) for run, _ in started]
@@ -193,10 +193,12 @@ def test_many_runs_are_stopped_and_go_on(start: Starter, tmp_path: Path) -> None
         thread.join(timeout=60)
     for (run, ref), journal in zip(started, journals, strict=True):
         progress = run.progress()
-        assert progress.state == "interrupted"
         assert progress.done == (len(counted(journal)) if journal.exists() else 0)
-        with pytest.raises(RunFailedError):
-            ref.result()
+        if progress.done < 40:
+            assert progress.state == "interrupted"
+            with pytest.raises(RunFailedError):
+                ref.result()
+    assert started[-1][0].progress().done < 40
     for run, _ in started:
         run.resume(engine=start.engine)
     for (run, _), journal in zip(started, journals, strict=True):
