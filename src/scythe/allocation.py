@@ -75,10 +75,12 @@ def iterate_rows(specs: Specs, model: type[ExperimentInputSpec]) -> Iterator[lis
         yield [specs]
     elif isinstance(specs, str | Path):
         yield from _file_rows(Path(specs), model)
-    elif isinstance(specs, pa.Table | pa.RecordBatch):
-        yield from _arrow_rows(pa.Table.from_batches([specs]) if isinstance(specs, pa.RecordBatch) else specs, model)
-    elif any(base.__name__ == "DataFrame" for base in type(specs).__mro__):
+    elif any(base.__name__ == "DataFrame" and base.__module__.startswith("pandas") for base in type(specs).__mro__):
         yield from _frame_rows(specs, model)
+    elif isinstance(specs, pa.RecordBatch):
+        yield from _arrow_rows(pa.Table.from_batches([specs]), model)
+    elif hasattr(specs, "__arrow_c_stream__"):  # Arrow's own tables, and those of others that speak its protocol
+        yield from _arrow_rows(pa.table(specs), model)
     elif isinstance(specs, Mapping) or not isinstance(specs, Iterable):
         raise SpecError(
             f"specs is a {type(specs).__name__}; give a list (or any iterable) of {model.__name__} or dicts, a "

@@ -166,7 +166,7 @@ def _check_frame(value: Any) -> Any:
             return value.to_frame(name="value" if value.name is None else value.name)
         if any(base.__name__ == "DataFrame" for base in kind.__mro__):
             return value
-    raise ValueError(f"give a pandas DataFrame, not {kind.__name__}")
+    raise ValueError(f"give a pandas DataFrame, not {kind.__module__}.{kind.__qualname__}")
 
 
 if TYPE_CHECKING:

@@ -510,12 +510,13 @@ def _pandas_types(type_: pa.DataType) -> tuple[str, str, dict[str, Any] | None]:
 
 
 def specs_frame(table: pa.Table) -> Any:
-    """Return stored specs as a pandas DataFrame, lists and dicts as such."""
+    """Return stored specs as a pandas DataFrame: lists and dicts as such, integers exact where some are missing."""
     import pandas as pd
 
     frame = table.replace_schema_metadata(None).to_pandas()
-    for column in table.schema:
+    for column, data in zip(table.schema, table.columns, strict=True):
         if encoding_of(column) != "plain":
-            values = decode_column(column, table.column(column.name))
-            frame[column.name] = pd.Series(values, frame.index, dtype=object)
+            frame[column.name] = pd.Series(decode_column(column, data), frame.index, dtype=object)
+        elif pa.types.is_integer(column.type) and data.null_count:
+            frame[column.name] = pd.Series(data.to_pylist(), frame.index, dtype="Int64")
     return frame

@@ -131,6 +131,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "a frame with nested values as text": lambda folder: pd.DataFrame(FLAT),
     "an Arrow table": lambda folder: pa.Table.from_pylist(ROWS),
     "an Arrow batch": lambda folder: pa.RecordBatch.from_pylist(ROWS),
+    "an Arrow stream": lambda folder: pa.Table.from_pylist(ROWS).to_reader(),
     "a Parquet file": lambda folder: parquet(folder, ".parquet"),
     "a Parquet file by its text": lambda folder: str(parquet(folder, ".pq")),
     "a Parquet file by pandas": pandas_parquet,
@@ -149,10 +150,12 @@ def test_specs_can_come_from(source: str, store: Path, tmp_path: Path) -> None:
 
 
 def test_the_specs_of_a_run_can_be_allocated_again(store: Path) -> None:
-    first = allocate(store, ROWS)
-    assert allocate(store, first.specs()).scalars()["seen"].tolist() == SEEN
-    specs_file = store / first.specs_filekey
-    assert allocate(store, specs_file).scalars()["seen"].tolist() == SEEN
+    rows = [*ROWS, {"size": 3.0, "count": 2**53 + 1}]
+    first = allocate(store, rows)
+    seen = first.scalars()["seen"].tolist()
+    assert seen == [*SEEN, repr((3.0, 2**53 + 1, "d", [], None, None))]
+    for specs in (first.specs(), store / first.specs_filekey):
+        assert allocate(store, specs).scalars()["seen"].tolist() == seen
 
 
 def test_one_spec_is_a_run_of_its_own_with_its_spec_as_a_file(store: Path) -> None:

@@ -295,7 +295,10 @@ UNIONS: list[dict[str, Any]] = [
     },
     {"number_or_text": "1", "number_text_or_none": 1.5, "flag_or_number": 1, "time_or_text": "soon", "anything": "1"},
     {"number_or_text": "ü", "number_text_or_none": None, "flag_or_number": 2, "time_or_text": "", "anything": None},
-    {"number_or_text": 2**70, "number_text_or_none": 1.0, "flag_or_number": 0, "time_or_text": "", "anything": math.inf},
+    {
+        "number_or_text": 2**70, "number_text_or_none": 1.0, "flag_or_number": 0, "time_or_text": "",
+        "anything": math.inf,
+    },
 ]  # fmt: skip
 
 UNION_LEVELS = {
@@ -569,6 +572,12 @@ def test_specs_are_kept_with_a_column_for_every_field(group: str, runs: dict[str
     given = dict.fromkeys(name for case in cases for name in case)
     assert set(specs.columns[4:]) == {*given, *(name for name in specs.columns[4:] if name in ("hidden",))}
     assert len(specs) == len(cases)
+
+
+def test_integers_are_exact_in_the_specs_where_some_are_missing(runs: dict[str, ExperimentRun]) -> None:
+    specs = runs["numbers"].specs()
+    assert specs["past_2_53_or_none"].tolist() == [2**53 + 1, pd.NA, -(2**62) - 1]
+    assert specs["past_2_64"].tolist() == [case["past_2_64"] for case in NUMBERS]
 
 
 def test_nested_fields_are_lists_and_dicts_in_the_specs(runs: dict[str, ExperimentRun]) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import faulthandler
 import fcntl
 import gc
-import json
 import mmap
 import os
 import pickle
@@ -49,7 +48,7 @@ from scythe.execution.messages import (
     Work,
 )
 from scythe.files import is_url
-from scythe.keys import check_key
+from scythe.keys import check_frame_name
 from scythe.origins import load_origin
 from scythe.outcomes import FEATURE, FILE, RESERVED_TABLES, SCALAR, OutcomeList, failure, task
 from scythe.registry import Experiment
@@ -57,6 +56,7 @@ from scythe.specs import (
     ExperimentInputSpec,
     ExperimentOutputSpec,
     file_fields,
+    parse_json,
     text_fields,
     to_plain,
 )
@@ -180,7 +180,7 @@ class Slot:
 def spec_values(batch: Batch) -> Any:
     """Yield each spec's field values."""
     columns = {
-        name: [None if v is None else json.loads(v) for v in values] if name in batch.json_columns else values
+        name: [None if v is None else parse_json(v) for v in values] if name in batch.json_columns else values
         for name, values in batch.columns.items()
     }
     names = list(columns)
@@ -420,10 +420,9 @@ def _check_frame_name(name: str) -> str:
     if name in RESERVED_TABLES:
         raise OutputError(f"dataframes[{name!r}]: Scythe has a table of that name; call the data frame something else")
     try:
-        check_key(name)
+        return check_frame_name(name)
     except ScytheError as error:
         raise OutputError(f"dataframes[{name!r}]: {error}") from error
-    return name
 
 
 def _render_frame(name: str, frame: Any, levels: tuple[str, ...]) -> bytes:
