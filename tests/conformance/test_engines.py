@@ -32,12 +32,18 @@ class TestLocalEngineOnMemory(EngineSuite):
     def test_a_task_may_allocate_runs_and_wait_for_them_with_one_slot(self, *args: Any, **kwargs: Any) -> None:
         super().test_a_task_may_allocate_runs_and_wait_for_them_with_one_slot(*args, **kwargs)
 
-    @pytest.mark.xfail(run=False, reason="a task runs in another process, which has another memory; this would wait for it in vain")
+    @pytest.mark.xfail(
+        run=False, reason="a task runs in another process, which has another memory; this would wait for it in vain"
+    )
     def test_a_stopped_run_stops_the_runs_its_tasks_allocated(self) -> None: ...
 
 
-BLOCKS = pytest.mark.xfail(run=False, reason="the inline engine runs a whole run within `start`; there is nothing to stop")
-NO_ISOLATION = pytest.mark.xfail(run=False, reason="the inline engine isolates nothing; this would end or spoil pytest itself")
+BLOCKS = pytest.mark.xfail(
+    run=False, reason="the inline engine runs a whole run within `start`; there is nothing to stop"
+)
+NO_ISOLATION = pytest.mark.xfail(
+    run=False, reason="the inline engine isolates nothing; this would end or spoil pytest itself"
+)
 
 
 class TestInlineEngineOnFolder(EngineSuite):
