@@ -76,7 +76,8 @@ def provenance(source: Path | None) -> dict[str, Any]:
 
 
 def _packages() -> Mapping[str, str]:
-    return {dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
+    found = (distribution.metadata for distribution in metadata.distributions())
+    return {about["Name"]: about["Version"] for about in found if about["Name"]}
 
 
 def _git(folder: Path) -> dict[str, Any] | None:

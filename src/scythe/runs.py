@@ -430,23 +430,25 @@ class ExperimentRun(BaseModel):
         Raises:
             TimeoutError: It has not ended by then; it goes on.
         """
-        engine = self._engine()
-        try:
-            with engine.waiting(), ProgressBar() as bar:
-                progress = self._follow(engine, bar, timeout)
-        except KeyboardInterrupt:
-            self._interrupt(engine)
-            raise
+        progress = self._wait(self._engine(), timeout)
         if progress.state == "finished" and progress.failed:
             self._warn_of_failures(progress)
         return progress
+
+    def _wait(self, engine: Engine, timeout: float | None = None) -> Progress:
+        try:
+            with engine.waiting(), ProgressBar() as bar:
+                return self._follow(engine, bar, timeout)
+        except KeyboardInterrupt:
+            self._interrupt(engine)
+            raise
 
     def _warn_of_failures(self, progress: Progress) -> None:
         warnings.warn(
             f"{progress.failed:,} of {progress.total:,} specs of {self.experiment_id} failed; the first: "
             f"{self._first_failure()}. run.errors() has them all.",
             SpecsFailedWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
     def _first_failure(self) -> str:
@@ -627,10 +629,12 @@ class RunRef:
             RunFailedError: The run ended without final tables.
             AllSpecsFailedError: Not one spec succeeded.
         """
-        progress = self.run.wait()
+        progress = self.run._wait(self._engine)
         if progress.state != "finished":
             reason = progress.error or "it was interrupted"
             raise RunFailedError(self.run.experiment_id, reason)
+        if progress.failed and progress.done:
+            self.run._warn_of_failures(progress)
         if progress.done == 0:
             raise AllSpecsFailedError(self.run.experiment_id, total=progress.total, example=self.run._first_failure())
         uris = {name: S3Url(u) if u.startswith("s3://") else AnyUrl(u) for name, u in self.run.results().items()}

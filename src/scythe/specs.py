@@ -30,7 +30,17 @@ from typing import (
 )
 from uuid import UUID
 
-from pydantic import AnyUrl, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, WithJsonSchema
+from pydantic import (
+    AnyUrl,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretBytes,
+    SecretStr,
+    SkipValidation,
+    WithJsonSchema,
+)
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import to_jsonable_python
 
@@ -337,6 +347,8 @@ def to_plain(value: Any) -> Any:
     for plain in (bool, int, float, str):  # NumPy's float64 and the like
         if isinstance(value, plain):
             return str.__str__(value) if plain is str else plain(value)
+    if isinstance(value, SecretStr | SecretBytes):
+        raise OutputError("a secret is not stored; let the simulation read it from its environment")
     if hasattr(value, "dtype") or type(value).__name__ == "NAType":
         return to_plain(_from_library(value))
     try:

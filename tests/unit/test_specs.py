@@ -11,7 +11,7 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 import pytest
-from pydantic import BaseModel, Field, HttpUrl, ValidationError, field_serializer
+from pydantic import BaseModel, Field, HttpUrl, SecretBytes, SecretStr, ValidationError, field_serializer
 from typing_extensions import TypeAliasType
 
 from scythe import ExperimentInputSpec, ExperimentOutputSpec, FileReference, OptionalFileReference
@@ -330,6 +330,12 @@ def test_a_value_becomes_plain_data_of_the_same_meaning(value: Any, plain: Any) 
 def test_nan_and_infinities_stay_what_they_are() -> None:
     assert [repr(value) for value in to_plain([float("nan"), float("inf"), -float("inf")])] == ["nan", "inf", "-inf"]
     assert repr(to_plain(np.float32("nan"))) == "nan"
+
+
+@pytest.mark.parametrize("value", [SecretStr("x"), SecretBytes(b"x")])
+def test_a_secret_is_refused_and_neither_stored_nor_masked(value: Any) -> None:
+    with pytest.raises(OutputError, match="a secret is not stored"):
+        to_plain(value)
 
 
 @pytest.mark.parametrize("value", [object(), open, [object()], {"a": object()}])
